@@ -1,0 +1,39 @@
+"""fogx: collect, manage and train on robot data.
+
+`import fogx as fox` loads no pandas, polars, pyarrow, torch or TensorFlow; names are imported when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fogx.dataset import Dataset as Dataset
+    from fogx.errors import FogxError as FogxError
+    from fogx.feature import Feature as Feature
+    from fogx.settings import config as config
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Dataset": "fogx.dataset",
+    "Feature": "fogx.feature",
+    "FogxError": "fogx.errors",
+    "config": "fogx.settings",
+}
+
+__all__ = ["Dataset", "Feature", "FogxError", "__version__", "config"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fogx' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

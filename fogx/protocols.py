@@ -1,0 +1,154 @@
+"""The shapes that rooms and plug-ins hand to each other. No behaviour, no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from fogx.feature import Feature, Schema
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass
+class Column:
+    """One feature of one episode in memory.
+
+    Args:
+        values: First axis is the step, length T. Numeric features of fixed shape: `(T, *shape)` of exactly their dtype. Str and
+            bytes: object array `(T, *shape)`. Features of varying shape: object array `(T,)` of arrays. Features in `frames`:
+            object array `(T,)` of encoded `bytes`. What stands at a step that is not valid is unspecified.
+        valid: `(T,)` bool, False where the step has no value; `None` where every step has one.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray | None = None
+
+
+@dataclass
+class EpisodeData:
+    """One whole episode, as loaders give it and exporters take it.
+
+    Args:
+        schema: Resolved features (dtype, shape and encoding set), in order.
+        columns: One `Column` for each feature of `schema`, each of `num_steps` steps.
+        num_steps: T, >= 0.
+        timestamps_ns: `(T,)` int64, or `None` where the source has no times.
+        metadata: Episode-level values by column name: scalars go to the episodes table, arrays and dicts to the index row.
+        dataset: Name of the source dataset; `None` takes the dataset's own.
+        split: Name of the split it came from.
+        control_hz: Nominal step rate, where the source states it.
+        success: Whether the task was achieved, where known.
+        source_key: Identity of the episode in its source (source, version, split, shard, record); importing twice keeps one.
+        episode_id: Set for episodes that come from a fogx root.
+    """
+
+    schema: Schema
+    columns: Mapping[str, Column]
+    num_steps: int
+    timestamps_ns: np.ndarray | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    split: str | None = None
+    control_hz: float | None = None
+    success: bool | None = None
+    source_key: str | None = None
+    episode_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One independent piece of a source: everything a worker needs to read it, as plain picklable values.
+
+    Args:
+        loader: Name of the loader that made it.
+        location: File that holds the shard.
+        source: Identity of source, version and split, e.g. `rlds:bridge_dataset/1.0.0/train`.
+        shard: Position of the shard in the split.
+        first: First record wanted.
+        stop: One past the last record wanted; `None` reads to the end.
+        num_episodes: How many episodes it will yield, where known.
+        options: Loader's own plain values.
+    """
+
+    loader: str
+    location: str
+    source: str
+    shard: int = 0
+    first: int = 0
+    stop: int | None = None
+    num_episodes: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def source_key(self, record: int) -> str:
+        """Return the `source_key` of the record at that position in the shard."""
+        return f"{self.source}/{self.shard}/{record}"
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Reads episodes of one foreign format. Found by name through entry point group `fogx.loaders`."""
+
+    def plan(self, name: str, *, split: str, data_dir: str | None) -> list[ShardTask]:
+        """Find the source and list its shards, reading no episode.
+
+        Raises:
+            DatasetNotFoundError: Nothing of that name; says where it was looked for, in order.
+            UnknownNameError: No such split; lists those there are.
+        """
+
+    def read(self, task: ShardTask, wanted: Callable[[str], bool]) -> Iterator[EpisodeData]:
+        """Yield the episodes of a shard in order, one in memory at a time, skipping source keys that are not `wanted`.
+
+        Raises:
+            CorruptDataError: Names file and offset.
+        """
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """Writes episodes in one foreign format. Found by name through entry point group `fogx.exporters`.
+
+    Args:
+        name: Folder under `exports/` for exports without a path.
+    """
+
+    name: str
+
+    def export(self, episodes: Iterable[EpisodeData], schema: Schema, path: str, *, name: str, **options: Any) -> str:
+        """Write a stream of episodes that share `schema` into a new folder and return it.
+
+        Args:
+            episodes: Consumed once, one in memory at a time; in the order wanted.
+            schema: Their schema (also for an empty stream).
+            path: Folder to create; it holds nothing before.
+            name: Name of the dataset to write.
+            options: The format's own.
+        """
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Encodes single values kept in `frames`. Found by name through entry point group `fogx.codecs`."""
+
+    def encode(self, value: np.ndarray) -> bytes:
+        """Encode one array."""
+
+    def decode(self, data: bytes, feature: Feature) -> np.ndarray:
+        """Decode one value, after checking its declared size against `feature` and `fox.config().max_pixels`.
+
+        Raises:
+            CorruptDataError: Not decodable, or of another size than the feature's.
+        """
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs independent tasks. `function` and the tasks are picklable."""
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield the results in order of the tasks, keeping only a few in flight."""
