@@ -1,0 +1,150 @@
+"""The bytes of one root, local or remote, behind six operations. Safe to pickle and to use after fork."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import IO, Any
+
+import pyarrow as pa
+
+from fogx.errors import CorruptDataError, StorageError, missing_extra
+from fogx.storage.files.durable import fsync_files, make_folders, write_whole
+from fogx.storage.files.options import StorageOptions
+from fogx.storage.files.paths import canonical_root, check_pointer, is_url, join
+
+_EXTRA_OF = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+
+
+class Store:
+    """Reads and writes the data files of one root.
+
+    Args:
+        root: Local folder or URL; made canonical.
+        options: Options of a remote root.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], options: StorageOptions | None = None) -> None:
+        self.root = canonical_root(root)
+        self.options = options or StorageOptions()
+        self.is_local = not is_url(self.root)
+        self._opened: tuple[int, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Store({self.root!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def path(self, pointer: str) -> str:
+        """Return the full path or URL of a data file, after checking its name."""
+        return check_pointer(self.root, pointer)
+
+    def create(self, pointer: str) -> Any:
+        """Open a new data file for pyarrow to write. Nobody sees it before a commit names it."""
+        path = self.path(pointer)
+        if self.is_local:
+            make_folders(os.path.dirname(path))
+            return pa.OSFile(path, "wb")  # native: a short write raises, where a Python file's would go unseen
+        return self._remote().open(path, "wb")
+
+    def remove(self, pointers: Iterable[str]) -> None:
+        """Remove files that no commit names, as far as that is possible."""
+        for pointer in pointers:
+            with suppress(OSError):
+                os.unlink(self.path(pointer)) if self.is_local else self._remote().rm_file(self.path(pointer))
+
+    def sync(self, pointers: Iterable[str]) -> None:
+        """Make closed data files durable. Object stores acknowledge only durable writes, so there it does nothing."""
+        if self.is_local:
+            fsync_files(self.path(p) for p in pointers)
+
+    def open(self, pointer: str) -> IO[bytes]:
+        """Open a data file for reading; remote ones read only the ranges asked for.
+
+        Raises:
+            CorruptDataError: It is not there, though a row names it.
+        """
+        path = self.path(pointer)
+        try:
+            # s3fs' default cache would fetch megabytes around each small read.
+            return open(path, "rb") if self.is_local else self._remote().open(path, "rb", cache_type="none")
+        except FileNotFoundError:
+            raise self._lost(pointer) from None
+
+    def read_ranges(self, pointer: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of half-open `(start, stop)` ranges of one file.
+
+        Raises:
+            CorruptDataError: The file is gone, or shorter than a range.
+        """
+        path = self.path(pointer)
+        try:
+            if self.is_local:
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    result = [os.pread(handle, stop - start, start) for start, stop in ranges]
+                finally:
+                    os.close(handle)
+            else:
+                starts, stops = [r[0] for r in ranges], [r[1] for r in ranges]
+                result = self._remote().cat_ranges([path] * len(ranges), starts, stops)
+        except FileNotFoundError:
+            raise self._lost(pointer) from None
+        if any(len(data) != stop - start for data, (start, stop) in zip(result, ranges, strict=True)):
+            raise CorruptDataError(f"{path} is shorter than its index says. It was cut, or replaced.")
+        return result
+
+    def read_small(self, name: str) -> bytes | None:
+        """Return the whole of a small file named by fogx itself, or `None` where there is none."""
+        path = join(self.root, name)
+        try:
+            if self.is_local:
+                with open(path, "rb") as file:
+                    return file.read()
+            return bytes(self._remote().cat_file(path))
+        except FileNotFoundError:
+            return None
+
+    def write_small(self, name: str, data: bytes) -> None:
+        """Write a small file named by fogx itself, whole and durable."""
+        path = join(self.root, name)
+        if self.is_local:
+            write_whole(path, data)
+        else:
+            self._remote().pipe_file(path, data)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return name → bytes of the files directly in a folder; empty where there is no such folder."""
+        path = join(self.root, folder)
+        try:
+            if self.is_local:
+                with os.scandir(path) as entries:
+                    return {e.name: e.stat().st_size for e in entries if e.is_file()}
+            listed = self._remote().ls(path, detail=True, refresh=True)
+            return {e["name"].rsplit("/", 1)[-1]: e["size"] for e in listed if e["type"] == "file"}
+        except FileNotFoundError:
+            return {}
+
+    def _lost(self, pointer: str) -> CorruptDataError:
+        return CorruptDataError(f"{self.root}: the data file {pointer} is not there, though an episode names it.")
+
+    def _remote(self) -> Any:
+        # A file system inherited over a fork hangs, so each process makes its own.
+        if self._opened is None or self._opened[0] != os.getpid():
+            import fsspec
+
+            protocol = self.root.split("://", 1)[0]
+            try:
+                system = fsspec.filesystem(protocol, skip_instance_cache=True, **self.options.for_fsspec())
+            except ImportError as error:
+                if protocol in _EXTRA_OF:
+                    raise missing_extra(_EXTRA_OF[protocol] + "fs", _EXTRA_OF[protocol], f"reading {protocol}://") from error
+                raise
+            except ValueError as error:
+                raise StorageError(
+                    f"{self.root}: no file system for {protocol!r} URLs; use a local folder, s3:// or gs://."
+                ) from error
+            self._opened = (os.getpid(), system)
+        return self._opened[1]

@@ -1,0 +1,222 @@
+"""The rows of the `episodes` table: system columns, typed user columns, and what does not fit them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fogx.errors import MetadataError, listing
+from fogx.storage.tables.nested import encode_nested, split_metadata
+
+BASE = pa.schema(
+    [
+        pa.field("episode_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("start_ns", pa.int64()),
+        pa.field("duration_ns", pa.int64()),
+        pa.field("num_steps", pa.int64()),
+        pa.field("control_hz", pa.float64()),
+        pa.field("success", pa.bool_()),
+        pa.field("schema_id", pa.string()),
+        pa.field("source_key", pa.string()),
+        pa.field("index_file", pa.string()),
+        pa.field("index_row", pa.int32()),
+        pa.field("segments_file", pa.string()),
+        pa.field("_extra", pa.string()),
+    ]
+)
+"""Columns that every root has. `_extra` is JSON: user values that their column cannot hold."""
+
+EDITABLE = {"dataset": str, "split": str, "control_hz": float, "success": bool}
+"""fogx's own columns that a user may give and edit, with their types."""
+
+RESERVED = frozenset({*BASE.names, "root", "duration_s"} - set(EDITABLE))
+"""Names that a user's metadata may not take."""
+
+_WIDER = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64())
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Refuse metadata that a row cannot hold, before anything is written.
+
+    Raises:
+        MetadataError: A key that is not a usable str or is one of fogx's own; a value of a type that is not stored.
+    """
+    cells, nested = split_metadata(metadata)
+    for key in metadata:
+        check_key(key)
+    for key, value in cells.items():
+        value = plain(value, key)
+        if key in EDITABLE and value is not None and fit(value, BASE.field(key).type) is None:
+            raise MetadataError(
+                f"metadata {key!r} is fogx's own column of type {EDITABLE[key].__name__}; {value!r} does not fit it."
+            )
+    encode_nested(nested)
+    if own := [key for key in nested if key in EDITABLE]:
+        raise MetadataError(f"metadata {own[0]!r} is fogx's own column of type {EDITABLE[own[0]].__name__}; give one value.")
+
+
+def check_key(key: object) -> str:
+    """Return a metadata key that a user may set.
+
+    Raises:
+        MetadataError: Not a str, empty, not printable, too long, or one of fogx's own names.
+    """
+    if not isinstance(key, str) or not key or len(key) > 200 or not key.isprintable():
+        raise MetadataError(f"metadata key {str(key)[:80]!r} is not usable; give a str of 1–200 printable characters.")
+    if key.lower() in RESERVED:
+        raise MetadataError(
+            f"metadata key {key!r} is one of fogx's own names; choose another. "
+            f"Reserved: {listing(sorted(RESERVED), most=20)}. You may set: {listing(sorted(EDITABLE))}."
+        )
+    if key.lower() in EDITABLE and key not in EDITABLE:
+        raise MetadataError(f"metadata key {key!r} differs from fogx's own {key.lower()!r} by case only; use {key.lower()!r}.")
+    return key
+
+
+def plain(value: Any, key: str) -> Any:
+    """Return a cell value as bool, int, float, str, bytes, a numpy scalar of a smaller type, or `None`.
+
+    Raises:
+        MetadataError: A type that no cell holds.
+    """
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return value if value.dtype.itemsize < 8 and value.dtype.kind in "if" else value.item()
+    if isinstance(value, np.str_):
+        return str(value)
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, (datetime, date)):
+        raise MetadataError(
+            f"metadata {key!r}: store times as int64 nanoseconds or as text ({value.isoformat()!r}); units end names (`_ns`)."
+        )
+    raise MetadataError(
+        f"metadata {key!r}: a {type(value).__name__} cannot be stored; use bool, int, float, str, bytes, arrays, lists or dicts."
+    )
+
+
+def natural_type(value: Any) -> pa.DataType | None:
+    """Return the column type that a first value gives, or `None` where no column can hold it."""
+    if isinstance(value, np.generic):
+        smaller = {"float16": pa.float32(), "uint8": pa.int16(), "uint16": pa.int32(), "uint32": pa.int64(), "bool": pa.bool_()}
+        return smaller.get(value.dtype.name) or pa.from_numpy_dtype(value.dtype)
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64() if -(1 << 63) <= value < 1 << 63 else None
+    return {float: pa.float64(), str: pa.string(), bytes: pa.binary()}.get(type(value))
+
+
+def fit(value: Any, kind: pa.DataType) -> Any | None:
+    """Return the value as a Python value of that column type, or `None` where it does not fit without loss."""
+    natural = natural_type(value)
+    if natural is None:
+        return None
+    value = value.item() if isinstance(value, np.generic) else value
+    if natural == kind:
+        return value
+    if pa.types.is_integer(kind) and pa.types.is_integer(natural):
+        bits = kind.bit_width - 1
+        return value if -(1 << bits) <= value < 1 << bits else None
+    if pa.types.is_floating(kind) and natural not in (pa.bool_(), pa.string(), pa.binary()):
+        cast = float(np.float32(value)) if kind == pa.float32() else float(value)
+        return cast if cast == value or value != value else None
+    return None
+
+
+def widened(kind: pa.DataType, value: Any) -> pa.DataType | None:
+    """Return the smallest wider numeric type that holds the column's type and the value, or `None`."""
+    natural = natural_type(value)
+    if kind not in _WIDER or natural not in _WIDER:
+        return None
+    if pa.types.is_integer(kind) != pa.types.is_integer(natural):
+        return pa.float64() if fit(value, pa.float64()) is not None else None
+    wider = _WIDER[max(_WIDER.index(kind), _WIDER.index(natural))]
+    return wider if fit(value, wider) is not None else None
+
+
+@dataclass
+class Fitted:
+    """How a batch of user cells meets a table's schema.
+
+    Args:
+        added: New columns, in order.
+        widened: Columns whose type must grow first.
+        cells: For each row, the values that go to columns.
+        extra: For each row, the values that go to `_extra`.
+    """
+
+    added: dict[str, pa.DataType] = field(default_factory=dict)
+    widened: dict[str, pa.DataType] = field(default_factory=dict)
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    extra: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fit_cells(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> Fitted:
+    """Decide where each cell of a batch goes; nothing is ever cast with loss, nothing is refused.
+
+    Args:
+        schema: The table's schema now.
+        rows: User cells of each row; `None` values are left out.
+    """
+    result = Fitted()
+    types = {name: schema.field(name).type for name in schema.names}
+    spelling = {name.lower(): name for name in schema.names}
+    clashes: dict[str, str] = {}
+    for row in rows:
+        cells: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, given in row.items():
+            value = plain(given, key)
+            if value is None:
+                continue
+            known = spelling.get(key.lower())
+            if known is None and (kind := natural_type(value)) is not None:
+                types[key] = result.added[key] = kind
+                spelling[key.lower()] = known = key
+            if known == key and fit(value, types[key]) is None and (wider := widened(types[key], value)) is not None:
+                types[key] = wider
+                (result.added if key in result.added else result.widened)[key] = wider
+            if known == key and fit(value, types[key]) is not None:
+                cells[key] = fit(value, types[key])
+            else:
+                extra[key] = value.item() if isinstance(value, np.generic) else value
+                clashes[key] = f"{key!r} ({type(value).__name__}) beside {known!r} ({types[known] if known else 'no such type'})"
+        result.cells.append(cells)
+        result.extra.append(extra)
+    if clashes:
+        warnings.warn(
+            f"metadata of another type than its column is kept apart, in the JSON column `_extra`: {listing(clashes.values())}. "
+            "get_episode_info() shows it in its place; use one type for a key to have a typed column.",
+            stacklevel=2,
+        )
+    return result
+
+
+def extra_text(extra: Mapping[str, Any]) -> str | None:
+    """Return the JSON text of an `_extra` cell; bytes go as latin-1 text."""
+    if not extra:
+        return None
+    return json.dumps({k: v.decode("latin-1") if isinstance(v, bytes) else v for k, v in extra.items()}, ensure_ascii=False)
+
+
+def extra_values(text: str | None) -> dict[str, Any]:
+    """Return what an `_extra` cell holds."""
+    return dict(json.loads(text)) if text else {}
+
+
+def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with exactly the schema's columns: absent ones null, others cast without loss."""
+    names = set(table.column_names)
+    columns = [table[f.name].cast(f.type) if f.name in names else pa.nulls(table.num_rows, f.type) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)

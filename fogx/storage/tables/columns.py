@@ -1,0 +1,121 @@
+"""`Column`s to arrow arrays and back, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fogx.feature import Feature
+from fogx.protocols import Column
+
+_SCALARS: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "float16": pa.float16(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "str": pa.string(),
+    "bytes": pa.binary(),
+    **{f"{sign}int{bits}": getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+def arrow_type(feature: Feature) -> pa.DataType:
+    """Return the type of a feature's column in `steps`.
+
+    Scalars are plain; arrays are fixed-size lists of their elements in C order (the true shape is in the schema); arrays of
+    varying shape, or with no elements, are lists; features kept in `frames` are int32 frame numbers within the episode.
+    """
+    if feature.in_frames:
+        return pa.int32()
+    element = _SCALARS[str(feature.dtype)]
+    if feature.shape == ():
+        return element
+    size = _size(feature)
+    return pa.list_(element, size) if size else pa.list_(element)
+
+
+def to_arrow(column: Column, feature: Feature) -> pa.Array:
+    """Return the array of a column that stays in `steps`."""
+    values, valid, kind = column.values, column.valid, arrow_type(feature)
+    missing = None if valid is None else pa.array(~valid)
+    if feature.is_variable:
+        flat = [np.ravel(v) if ok else None for v, ok in zip(values, _mask(column, len(values)), strict=True)]
+        return pa.array(flat, kind)
+    elements = np.ascontiguousarray(values).reshape(-1)
+    if not pa.types.is_nested(kind):
+        if feature.dtype in ("str", "bytes"):
+            return pa.array([v if ok else None for v, ok in zip(elements, _mask(column, len(values)), strict=True)], kind)
+        return pa.array(elements, kind, mask=None if valid is None else ~valid)
+    if feature.dtype in ("str", "bytes"):
+        elements = np.array([_empty(feature) if v is None else v for v in elements], dtype=object)
+    child = pa.array(elements, kind.value_type)
+    size = _size(feature)
+    if size:
+        return pa.FixedSizeListArray.from_arrays(child, size, mask=missing)
+    offsets = pa.array(np.zeros(len(values) + 1, np.int32))
+    return pa.ListArray.from_arrays(offsets, child, mask=missing)
+
+
+def from_arrow(array: pa.Array | pa.ChunkedArray, feature: Feature) -> Column:
+    """Return the column that `to_arrow` made an array of; the values are read-only views where that is possible."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    valid = None if array.null_count == 0 else _numpy(array.is_valid())
+    if feature.is_variable:
+        return Column(_objects([_shaped(v.values, feature) if v.is_valid else None for v in array]), valid)
+    rows, shape = len(array), tuple(d for d in feature.shape or () if d is not None)
+    if isinstance(array, pa.FixedSizeListArray):
+        size = array.type.list_size
+        array = array.values.slice(array.offset * size, rows * size)
+    elif isinstance(array, pa.ListArray):
+        array = array.values.slice(0, 0)
+    if feature.dtype in ("str", "bytes"):
+        return Column(_objects(array.to_pylist()).reshape(rows, *shape), valid)
+    return Column(_numpy(array).reshape(rows, *shape), valid)
+
+
+def frame_numbers(column: Column) -> pa.Array:
+    """Return the int32 frame number of each step of a feature kept in `frames`: valid steps count up, others are null."""
+    valid = _mask(column, len(column.values))
+    return pa.array(np.cumsum(valid, dtype=np.int32) - np.int32(1), pa.int32(), mask=~valid)
+
+
+def _mask(column: Column, rows: int) -> np.ndarray:
+    return np.ones(rows, dtype=bool) if column.valid is None else column.valid
+
+
+def _size(feature: Feature) -> int:
+    return 0 if feature.is_variable else int(np.prod([d for d in feature.shape or () if d is not None], dtype=np.int64))
+
+
+def _empty(feature: Feature) -> str | bytes:
+    return "" if feature.dtype == "str" else b""
+
+
+def _shaped(values: pa.Array, feature: Feature) -> np.ndarray:
+    shape = [-1 if d is None else d for d in feature.shape or ()]
+    if len(values) == 0:
+        shape = [0 if d is None else d for d in feature.shape or ()]
+    if feature.dtype in ("str", "bytes"):
+        return _objects(values.to_pylist()).reshape(shape)
+    return _numpy(values).reshape(shape)
+
+
+def _numpy(array: pa.Array) -> np.ndarray:
+    if array.null_count:
+        zero: Any = False if pa.types.is_boolean(array.type) else 0
+        if pa.types.is_float16(array.type):  # no fill_null kernel; the bits under a null are unspecified, which is allowed
+            return np.frombuffer(array.buffers()[1], np.float16)[array.offset : array.offset + len(array)]
+        array = pc.fill_null(array, zero)
+    result: np.ndarray = array.to_numpy(zero_copy_only=False)
+    return result
+
+
+def _objects(items: list[Any]) -> np.ndarray:
+    result = np.empty(len(items), dtype=object)
+    for position, item in enumerate(items):
+        result[position] = item
+    return result

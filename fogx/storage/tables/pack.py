@@ -1,0 +1,203 @@
+"""Packs whole episodes into one set of data files, to be published by one commit."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fogx.errors import CorruptDataError
+from fogx.feature import NUMERIC_DTYPES, Feature
+from fogx.protocols import Column, EpisodeData
+from fogx.stats import FeatureStats
+from fogx.storage.files.paths import partition_folder
+from fogx.storage.files.store import Store
+from fogx.storage.tables.frames import FramesWriter
+from fogx.storage.tables.index import IndexRow, write_index, write_schema
+from fogx.storage.tables.nested import split_metadata
+from fogx.storage.tables.places import StepsPlace
+from fogx.storage.tables.steps import StepsWriter
+
+FRAMES_FILE_BYTES = 512 << 20
+"""A `frames` file is closed, and the next begun, past this size."""
+
+
+@dataclass
+class Packed:
+    """What one packer wrote.
+
+    Args:
+        rows: One dict an episode, ready for the episodes table: system columns, and `metadata` with the cell values.
+        files: Pointers of all files written, durable already.
+    """
+
+    rows: list[dict[str, Any]]
+    files: list[str]
+
+
+@dataclass
+class _Pending:
+    episode_id: str
+    data: EpisodeData
+    place: StepsPlace
+    digest: bytes
+    partial: list[str]
+    stats: dict[str, FeatureStats]
+    nested: dict[str, Any]
+    cells: dict[str, Any]
+
+
+class EpisodePacker:
+    """Writes episodes, in order of their ids, into shared `steps` (one a schema), `frames` and `index` files.
+
+    Nothing that it writes is visible before a commit names it. Holds one row group of each open file in memory.
+    """
+
+    def __init__(self, store: Store, dataset: str) -> None:
+        self._store = store
+        self._dataset = dataset
+        self._partition = partition_folder("dataset", dataset)
+        self._steps: dict[str, StepsWriter] = {}
+        self._frames: FramesWriter | None = None
+        self._files: list[str] = []
+        self._places: dict[str, list[Any]] = {}
+        self._pending: list[_Pending] = []
+
+    def add(self, episode_id: str, data: EpisodeData) -> None:
+        """Append one episode; its arrays are not needed afterwards."""
+        schema = data.schema
+        if schema.schema_id not in self._steps:
+            write_schema(self._store, schema)
+            self._steps[schema.schema_id] = writer = StepsWriter(self._store, schema, self._partition)
+            self._files.append(writer.pointer)
+        place = self._steps[schema.schema_id].add(episode_id, data)
+        for name in sorted(name for name, feature in schema.items() if feature.in_frames):
+            self._add_frames(episode_id, name, data.columns[name], data.timestamps_ns)
+        cells, nested = split_metadata(data.metadata)
+        stats = {
+            name: FeatureStats.of(data.columns[name].values, data.columns[name].valid)
+            for name, feature in schema.items()
+            if feature.dtype in NUMERIC_DTYPES
+            and not feature.in_frames
+            and not feature.is_variable
+            and 0 not in (feature.shape or ())
+        }
+        partial = [name for name in schema if (valid := data.columns[name].valid) is not None and not valid.all()]
+        slim = EpisodeData(
+            schema,
+            {},
+            data.num_steps,
+            None if data.timestamps_ns is None else data.timestamps_ns[[0, -1]] if data.num_steps else data.timestamps_ns,
+            dataset=data.dataset,
+            split=data.split,
+            control_hz=data.control_hz,
+            success=data.success,
+            source_key=data.source_key,
+        )
+        self._pending.append(_Pending(episode_id, slim, place, _digest(data), partial, stats, nested, cells))
+
+    def close(self) -> Packed:
+        """Finish and sync all files; return the rows to commit."""
+        for writer in self._steps.values():
+            writer.close()
+        self._roll_frames()
+        rows = [
+            IndexRow(
+                p.episode_id,
+                p.data.schema.schema_id,
+                p.data.num_steps,
+                self._checksum(p),
+                p.partial,
+                [p.place] if p.place.num_rows else [],
+                self._places.get(p.episode_id, []),
+                p.nested,
+                p.stats,
+            )
+            for p in self._pending
+        ]
+        index_file = write_index(self._store, rows)
+        self._files.append(index_file)
+        self._store.sync(self._files)
+        return Packed([self._row(p, index_file, position) for position, p in enumerate(self._pending)], self._files)
+
+    def abort(self) -> None:
+        """Close and remove what was written."""
+        for writer in self._steps.values():
+            writer.abort()
+        if self._frames is not None:
+            self._frames.abort()
+        self._store.remove(self._files)
+
+    def _add_frames(self, episode_id: str, name: str, column: Column, times: np.ndarray | None) -> None:
+        if self._frames is None:
+            self._frames = FramesWriter(self._store, self._partition)
+            self._files.append(self._frames.pointer)
+        steps = range(len(column.values)) if column.valid is None else np.flatnonzero(column.valid)
+        self._frames.add(episode_id, name, [column.values[i] for i in steps], None if times is None else times[steps])
+        if self._frames.num_bytes >= FRAMES_FILE_BYTES:
+            self._roll_frames()
+
+    def _roll_frames(self) -> None:
+        if self._frames is not None:
+            for episode_id, places in self._frames.close().items():
+                self._places.setdefault(episode_id, []).extend(places)
+            self._frames = None
+
+    def _checksum(self, pending: _Pending) -> bytes:
+        total = hashlib.blake2b(pending.digest, digest_size=16)
+        for place in self._places.get(pending.episode_id, []):
+            total.update(place.lengths.tobytes() + place.crc32c.tobytes())
+        return total.digest()
+
+    def _row(self, pending: _Pending, index_file: str, position: int) -> dict[str, Any]:
+        data, times = pending.data, pending.data.timestamps_ns
+        timed = times is not None and len(times) > 0
+        return {
+            "episode_id": pending.episode_id,
+            "dataset": data.dataset or self._dataset,
+            "split": data.split,
+            "start_ns": int(times[0]) if times is not None and timed else None,
+            "duration_ns": int(times[-1] - times[0]) if times is not None and timed else None,
+            "num_steps": data.num_steps,
+            "control_hz": data.control_hz,
+            "success": data.success,
+            "schema_id": data.schema.schema_id,
+            "source_key": data.source_key,
+            "index_file": index_file,
+            "index_row": position,
+            "segments_file": None,
+            "metadata": pending.cells,
+        }
+
+
+def _digest(data: EpisodeData) -> bytes:
+    """Hash schema, times and every value kept in `steps`, and which steps have frames; frames join by their CRC32Cs."""
+    total = hashlib.blake2b(data.schema.schema_id.encode(), digest_size=16)
+    total.update(data.num_steps.to_bytes(8, "little"))
+    total.update(b"" if data.timestamps_ns is None else np.ascontiguousarray(data.timestamps_ns, "<i8").tobytes())
+    for name, feature in data.schema.items():
+        column = data.columns[name]
+        total.update(b"" if column.valid is None else np.packbits(column.valid).tobytes())
+        if not feature.in_frames:
+            _update(total, column, feature)
+    return total.digest()
+
+
+def _update(total: Any, column: Column, feature: Feature) -> None:
+    values = column.values
+    if values.dtype != object:
+        if column.valid is not None:
+            values = values.copy()
+            values[~column.valid] = 0
+        total.update(np.ascontiguousarray(values).tobytes())
+        return
+    kept = values if column.valid is None else values[column.valid]
+    for value in kept.reshape(-1):
+        data = value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else None
+        if data is None and isinstance(value, np.ndarray):
+            data = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+        if data is None:
+            raise CorruptDataError(f"a value of type {type(value).__name__} stands in a {feature.describe()} column.")
+        total.update(len(data).to_bytes(8, "little") + data)

@@ -1,0 +1,130 @@
+"""`steps` files: aligned low-dimensional rows, whole episodes to a row group, one schema a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fogx.errors import CorruptDataError
+from fogx.feature import Schema
+from fogx.protocols import Column, EpisodeData
+from fogx.storage.files.paths import new_pointer
+from fogx.storage.files.store import Store
+from fogx.storage.tables.columns import arrow_type, frame_numbers, from_arrow, to_arrow
+from fogx.storage.tables.places import StepsPlace
+
+ROW_GROUP_ROWS = 10_000
+"""Episodes share a row group up to about this many rows: small enough to prune, large enough to scan fast."""
+
+
+def steps_schema(schema: Schema) -> pa.Schema:
+    """Return the arrow schema of the `steps` files of one episode schema."""
+    own = [
+        pa.field("episode_id", pa.string(), nullable=False),
+        pa.field("step_index", pa.int64(), nullable=False),
+        pa.field("timestamp_ns", pa.int64()),
+    ]
+    fields = [pa.field(name, arrow_type(feature)) for name, feature in schema.items()]
+    return pa.schema(own + fields, metadata={"fogx.schema_id": schema.schema_id})
+
+
+class StepsWriter:
+    """Writes one `steps` file; episodes must come in order of their ids."""
+
+    def __init__(self, store: Store, schema: Schema, partition: str) -> None:
+        self.pointer = new_pointer("steps", partition)
+        self._schema = schema
+        self._arrow = steps_schema(schema)
+        self._sink = store.create(self.pointer)
+        floats = [k for k, f in schema.items() if not f.in_frames and str(f.dtype).startswith("float")]
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            self._arrow,
+            compression="zstd",
+            use_dictionary=["episode_id"] + [_leaf(k, self._arrow) for k, f in schema.items() if f.dtype in ("str", "bytes")],
+            use_byte_stream_split=[_leaf(k, self._arrow) for k in floats],
+            write_page_index=True,
+            write_page_checksum=True,
+            write_batch_size=ROW_GROUP_ROWS,
+        )
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+        self._groups = 0
+
+    def add(self, episode_id: str, data: EpisodeData) -> StepsPlace:
+        """Append one episode and return where it will lie."""
+        if self._rows and self._rows + data.num_steps > ROW_GROUP_ROWS:
+            self._flush()
+        place = StepsPlace(self.pointer, self._groups, self._rows, data.num_steps)
+        self._tables.append(_table(episode_id, data, self._schema, self._arrow))
+        self._rows += data.num_steps
+        return place
+
+    def close(self) -> None:
+        """Write what is buffered and the footer."""
+        if self._rows or not self._groups:
+            self._flush()
+        self._writer.close()
+        self._sink.close()
+
+    def abort(self) -> None:
+        """Close the file without caring for its content."""
+        self._sink.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.concat_tables(self._tables), row_group_size=max(self._rows, 1))
+        self._tables, self._rows, self._groups = [], 0, self._groups + 1
+
+
+def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names: Sequence[str]) -> dict[str, Column]:
+    """Return columns of one episode, reading nothing but those.
+
+    Args:
+        store: The root's store.
+        places: The episode's places, in order.
+        schema: The episode's schema.
+        names: Features, and `timestamp_ns`; features kept in `frames` come as int32 frame numbers.
+
+    Raises:
+        CorruptDataError: The file cannot be read, or a page's checksum is wrong.
+    """
+    parts = []
+    for place in places:
+        with store.open(place.file) as file:
+            try:
+                parquet = pq.ParquetFile(file, page_checksum_verification=True)
+                table = parquet.read_row_group(place.row_group, columns=list(names), use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise CorruptDataError(
+                    f"{store.root}: {place.file}: row group {place.row_group} is not readable: {error}"
+                ) from error
+        parts.append(table.slice(place.first_row, place.num_rows))
+    table = pa.concat_tables(parts) if parts else steps_schema(schema).empty_table().select(list(names))
+    return {name: _column(table[name], name, schema) for name in names}
+
+
+def _column(array: pa.ChunkedArray, name: str, schema: Schema) -> Column:
+    feature = schema.features.get(name)
+    if feature is not None and not feature.in_frames:
+        return from_arrow(array, feature)
+    numbers = array.combine_chunks()
+    valid = None if numbers.null_count == 0 else np.asarray(numbers.is_valid().to_numpy(zero_copy_only=False))
+    return Column(numbers.fill_null(-1).to_numpy(zero_copy_only=False), valid)
+
+
+def _table(episode_id: str, data: EpisodeData, schema: Schema, arrow: pa.Schema) -> pa.Table:
+    rows = data.num_steps
+    times = pa.nulls(rows, pa.int64()) if data.timestamps_ns is None else pa.array(data.timestamps_ns, pa.int64())
+    own = [pa.array([episode_id] * rows, pa.string()), pa.array(np.arange(rows, dtype=np.int64)), times]
+    features = [
+        frame_numbers(data.columns[name]) if feature.in_frames else to_arrow(data.columns[name], feature)
+        for name, feature in schema.items()
+    ]
+    return pa.Table.from_arrays(own + features, schema=arrow)
+
+
+def _leaf(name: str, schema: pa.Schema) -> str:
+    return f"{name}.list.element" if pa.types.is_nested(schema.field(name).type) else name
