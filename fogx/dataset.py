@@ -1,0 +1,359 @@
+"""The facade: every verb a user types on a dataset. Bodies delegate; the work is in the rooms below."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fogx.feature import Feature
+from fogx.ids import new_id
+from fogx.jobs.edit import changed_cells, tag_cells
+from fogx.jobs.export import export_episodes
+from fogx.jobs.load import load_episodes
+from fogx.protocols import Executor
+from fogx.reading.overview import history_frame, html, line, open_at
+from fogx.reading.roots import Roots
+from fogx.reading.selection import choose, in_write_root
+from fogx.reading.steps import lazy_steps
+from fogx.reading.table import EpisodeFrame, episode_frame, joined_columns
+from fogx.reading.view import EpisodeView
+from fogx.recording.episode import Episode
+from fogx.recording.sealing import seal
+from fogx.storage.log.rows import check_metadata
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from fogx.training.torch import StepDataset
+
+
+class Dataset:
+    """Episodes of robot data: a table of episodes always at hand, steps lazy, cameras at known bytes.
+
+    A handle sees the versions of its roots at the time it was opened, plus its own commits; `refresh()` moves it. Opening reads
+    the (small) episode tables and no step or image data.
+
+    Args:
+        path: Folder or URL (`s3://bucket/folder`) where new episodes go, created at the first write. Without it, the first of
+            `load_from`.
+        load_from: Roots to read as one; each but the write root must hold a dataset.
+        name: Name of a dataset that is yet to be created; the folder's name by default.
+        features: What features mean, by name, for every episode recorded through this handle.
+        storage_options: For remote roots, as fsspec takes them (`key`, `secret`, `endpoint_url`, `anon`, …). Never stored.
+        version: Version of the write root to look at; the handle is then read-only.
+        read_only: Refuse writes.
+
+    Raises:
+        DatasetNotFoundError: A root other than the write root, or any root when read-only, that holds no dataset.
+        NotADatasetError: A path that is a file.
+        FormatVersionError: A root written by a newer fogx.
+        SelectionError: Neither `path` nor `load_from`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        load_from: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+        name: str | None = None,
+        features: Mapping[str, Feature] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        read_only: bool = False,
+    ) -> None:
+        sources = [load_from] if isinstance(load_from, (str, os.PathLike)) else list(load_from)
+        self._roots = Roots(path, sources, name, storage_options, version, read_only)
+        self._features = dict(features or {})
+
+    # Look
+
+    @property
+    def path(self) -> str:
+        """The write root: an absolute folder or a URL."""
+        return self._roots.write.path
+
+    @property
+    def name(self) -> str:
+        """Name of the write root's dataset."""
+        return self._roots.write.name
+
+    @property
+    def version(self) -> int | None:
+        """Version of the write root that this handle last saw or made; `None` before the first write."""
+        return self._roots.write.log.version if self._roots.write.log else None
+
+    @property
+    def episodes(self) -> list[EpisodeView]:
+        """All episodes as views; nothing is read before it is asked for."""
+        return self.read_by(None)
+
+    def __len__(self) -> int:
+        return len(self._roots.chosen())
+
+    def __iter__(self) -> Iterator[EpisodeView]:
+        return iter(self.episodes)
+
+    def __repr__(self) -> str:
+        return line(self._roots)
+
+    def _repr_html_(self) -> str:
+        return html(self._roots)
+
+    # Record
+
+    def new_episode(
+        self,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        task: str | None = None,
+        features: Mapping[str, Feature] | None = None,
+    ) -> Episode:
+        """Begin a recording; nothing is visible before its `close()`. Several may be open at once.
+
+        Args:
+            metadata: Episode metadata: scalars become columns of the table, arrays and dicts are read through `view.metadata`.
+            task: What the robot is asked to do; becomes `language_instruction` on export.
+            features: What features mean, for this episode; takes precedence over the dataset's.
+
+        Raises:
+            MetadataError: A key that is fogx's own, or a value of a type that is not stored.
+            ReadOnlyError: The handle is read-only.
+        """
+        self._roots.write.check_writable()
+        episode_id = new_id()
+        save = functools.partial(seal, self._roots.write.store, self._roots.write.writable, self.name, episode_id)
+        declared = {**self._features, **(features or {})}
+        return Episode(
+            save, episode_id=episode_id, metadata=metadata, task=task, features=declared, check_metadata=check_metadata
+        )
+
+    # Import
+
+    def load_rtx_episodes(
+        self,
+        name: str | os.PathLike[str],
+        *,
+        split: str = "all",
+        additional_metadata: Mapping[str, Any] | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        on_existing: str = "skip",
+        executor: str | Executor | None = None,
+    ) -> list[str]:
+        """Import episodes of an Open-X / RT-X (RLDS) dataset; camera bytes are taken over as they are, never decoded.
+
+        Args:
+            name: An Open-X name (`"berkeley_autolab_ur5"`), `name/version`, or a TFDS builder directory. Looked for in
+                `data_dir`, then `$TFDS_DATA_DIR`, then TFDS's default folder.
+            split: TFDS split syntax: `"train"`, `"train[:75%]"`, `"train[3:5]"`, `"train+val"`, or `"all"`.
+            additional_metadata: Columns set on the episodes of this call only.
+            data_dir: Folder that holds the dataset's folder.
+            on_existing: What to do with episodes imported before: `"skip"` them, `"error"`, or `"append"` them again.
+            executor: Name of an executor, or one; this process by default.
+
+        Returns:
+            Ids of the episodes added, in order of the source.
+
+        Raises:
+            DatasetNotFoundError: Nothing of that name; says what was tried, in order.
+            UnknownNameError: No such split; lists those there are.
+            CorruptDataError: A damaged file; names it, and the byte. Shards committed before stay, and the same call goes on.
+            ImportConflictError: `on_existing="error"` and episodes that are there already.
+            MissingExtraError: `pip install 'fogx[rtx]'` is needed.
+        """
+        return self.load(name, "rtx", split=split, additional_metadata=additional_metadata, data_dir=data_dir,
+                         on_existing=on_existing, executor=executor)  # fmt: skip
+
+    def load(
+        self,
+        source: str | os.PathLike[str],
+        format: str = "rtx",
+        *,
+        split: str = "all",
+        additional_metadata: Mapping[str, Any] | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        on_existing: str = "skip",
+        executor: str | Executor | None = None,
+    ) -> list[str]:
+        """Import episodes through any installed loader; see `load_rtx_episodes` for the arguments.
+
+        Args:
+            source: What the loader takes: a name or a path.
+            format: Name of a loader (entry point group `fogx.loaders`).
+            split: See `load_rtx_episodes`, as all that follow.
+            additional_metadata: Columns set on the episodes of this call only.
+            data_dir: Folder that holds the source.
+            on_existing: `"skip"`, `"error"` or `"append"`.
+            executor: Name of an executor, or one.
+
+        Raises:
+            UnknownPluginError: No such loader; lists those there are.
+        """
+        return load_episodes(self._roots.write, format, os.fspath(source), split=split, additional_metadata=additional_metadata,
+                             data_dir=data_dir, on_existing=on_existing, executor=executor)  # fmt: skip
+
+    # Select and read
+
+    def get_episode_info(self) -> EpisodeFrame:
+        """Return the table of episodes: a pandas DataFrame of its own, whose `filter` also takes a boolean mask.
+
+        One row an episode: `episode_id`, `root`, `dataset`, `split`, `start_ns` (ns since 1970), `duration_s`, `num_steps`,
+        `control_hz`, `success`, then the metadata of users and sources. Dtypes are nullable.
+        """
+        return episode_frame(self._roots)
+
+    def read_by(self, episodes: Any = None) -> list[EpisodeView]:
+        """Return views of the selected episodes, in the selection's order.
+
+        Args:
+            episodes: A frame with `episode_id`, a boolean mask, ids, views, or a callable of the frame; `None` for all.
+
+        Raises:
+            EpisodeNotFoundError: Ids that the dataset does not hold.
+            SelectionError: Something that selects no episodes.
+        """
+        return [EpisodeView(root, row) for root, row in choose(self._roots, episodes)]
+
+    def get_step_data(
+        self, episodes: Any = None, *, images: str = "index", with_metadata: str | Iterable[str] = ()
+    ) -> pl.LazyFrame:
+        """Return the steps of the selected episodes as one polars LazyFrame, in the selection's order.
+
+        Nothing is read before `collect()`, and then only the columns and row groups used. Columns: `episode_id`,
+        `step_index` (int64, from 0), `timestamp_ns` (int64, null without times), one a feature. Arrays are flat, in C order.
+        Where episodes differ in shape a feature is a `List`, where they differ in dtype the lossless supertype; where there is
+        none, collecting that column is an error and the others can be read.
+
+        Args:
+            episodes: As in `read_by`.
+            images: Cameras as `"index"` (int32 frame number), `"encoded"` (bytes as stored) or `"pixels"` (decoded arrays).
+            with_metadata: Columns of `get_episode_info()` to join to each step.
+
+        Raises:
+            EpisodeNotFoundError: Ids that the dataset does not hold.
+            SelectionError: An unknown `images` or metadata column.
+        """
+        chosen = choose(self._roots, episodes)
+        return lazy_steps(chosen, images, joined_columns(self._roots, chosen, with_metadata))
+
+    # Edit
+
+    def update_episode_info(self, info: EpisodeFrame) -> int:
+        """Write edited cells of the table back, in one commit; returns how many episodes changed.
+
+        Args:
+            info: A frame from `get_episode_info()`, edited. Absent rows and columns stay as they are; `episode_id` may be the
+                index. A cell set to NA is emptied.
+
+        Raises:
+            MetadataError: A changed cell in one of fogx's own columns that cannot be edited, or a new column's name or type.
+            EpisodeNotFoundError: A row of no episode.
+            ConflictError: Another commit changed some of the same cells; names them. Nothing is written.
+            SelectionError: A changed row of another root than the write root.
+        """
+        changes, base = changed_cells(self._roots, info)
+        return self._roots.write.writable().edit(changes, operation="update_episode_info", base=base) if changes else 0
+
+    def tag(self, episodes: Any = None, **values: Any) -> int:
+        """Set columns of the selected episodes to the values given, in one commit; returns how many episodes were tagged.
+
+        Args:
+            episodes: As in `read_by`; all must lie in the write root.
+            values: Column → value; `None` empties the cells.
+
+        Raises:
+            MetadataError: A name or value that cannot be stored.
+            SelectionError: Episodes of another root; names it.
+        """
+        changes = tag_cells(in_write_root(self._roots, choose(self._roots, episodes), "tag"), values)
+        return self._roots.write.writable().edit(changes, operation="tag") if changes else 0
+
+    def delete(self, episodes: Any) -> int:
+        """Take the selected episodes out of the dataset, in one commit; returns how many.
+
+        Their data files stay until they are vacuumed, and older versions still show them.
+
+        Args:
+            episodes: As in `read_by`, but `None` deletes nothing; all must lie in the write root.
+
+        Raises:
+            SelectionError: Episodes of another root; names it.
+        """
+        ids = in_write_root(self._roots, choose(self._roots, [] if episodes is None else episodes), "delete")
+        return self._roots.write.writable().delete(ids) if ids else 0
+
+    # Versions
+
+    def history(self) -> Any:
+        """Return the commits of the write root as a pandas DataFrame, newest first: version, time, operation, episodes, user."""
+        return history_frame(self._roots.write)
+
+    def at(self, version: int) -> Dataset:
+        """Return a read-only handle of the write root as it was at a version.
+
+        Raises:
+            UnknownNameError: No such version; says which there are.
+        """
+        handle = Dataset.__new__(Dataset)
+        handle._roots, handle._features = open_at(self._roots, version), dict(self._features)
+        return handle
+
+    def refresh(self) -> Dataset:
+        """Move this handle to the newest version of every root, and return it."""
+        self._roots.refresh()
+        return self
+
+    # Use
+
+    def export(
+        self,
+        episodes: Any = None,
+        format: str = "rtx",
+        path: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Write the selected episodes, in the selection's order, in another format; returns the folder written.
+
+        Streams one episode at a time; encoded cameras are written as they are. The folder appears whole or not at all.
+
+        Args:
+            episodes: As in `read_by`; all of one schema.
+            format: Name of an exporter: `"rtx"`, `"rlds"` and `"open-x"` write TFDS's RLDS layout.
+            path: Folder to write `<name>/<version>` under; `exports/<format>` of the write root by default.
+            name: Name of the exported dataset; by default the one most episodes came under.
+            options: The format's own; for RLDS `version=` (`"1.0.0"`; without `path` the next free one) and `split=`.
+
+        Raises:
+            UnknownPluginError: No such exporter; lists those there are.
+            SchemaMismatchError: Episodes of unlike schemas; groups them.
+            ExistsError: The folder exists already.
+            SelectionError: An empty selection.
+        """
+        return export_episodes(self._roots.write, choose(self._roots, episodes), format, path, name, options)
+
+    def as_pytorch_dataset(
+        self, episodes: Any = None, *, features: Sequence[str] | None = None, level: str = "step"
+    ) -> StepDataset:
+        """Return a map-style `torch.utils.data.Dataset` over the selected episodes; safe in forked and spawned workers.
+
+        An item is a dict that the default collate takes: tensors, strings, cameras as uint8 (C, H, W). Features that not all
+        episodes share, or share in another dtype or shape, are left out, which is said once; name them in `features` to have
+        them, with `<feature>_is_valid`. Where a step has no value the item has zeros and `<feature>_is_valid` is False.
+
+        Args:
+            episodes: As in `read_by`.
+            features: Names to read; nothing else is read from disk. `None` takes all that the episodes share.
+            level: `"step"` for one item a step, `"episode"` for one item an episode with a leading time axis.
+
+        Raises:
+            FeatureNotFoundError: A name that no selected episode has.
+            SelectionError: An unknown `level`.
+            MissingExtraError: `pip install 'fogx[torch]'` is needed.
+        """
+        from fogx.reading.training import training_index
+        from fogx.training.torch import StepDataset
+
+        return StepDataset(training_index(choose(self._roots, episodes), features), level)

@@ -1,0 +1,122 @@
+"""Turns an edited table, or a tag, into the cells to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from fogx.errors import EpisodeNotFoundError, MetadataError, SelectionError, listing
+from fogx.reading.roots import Roots
+from fogx.reading.table import OWN, part
+from fogx.storage.log.rows import EDITABLE, check_metadata
+
+Cells = dict[str, dict[str, Any]]
+
+
+def tag_cells(ids: Sequence[str], values: Mapping[str, Any]) -> Cells:
+    """Return column → id → value for one value a column.
+
+    Raises:
+        MetadataError: A name or value that cannot be stored, an array or a dict among them.
+    """
+    check_metadata(values)
+    for key, value in values.items():
+        _one_cell(key, value)
+    return {key: dict.fromkeys(ids, value) for key, value in values.items()} if ids else {}
+
+
+def changed_cells(roots: Roots, info: pd.DataFrame) -> tuple[Cells, pa.Table]:
+    """Compare an edited frame with the rows it was made from.
+
+    Returns:
+        Column → id → new value (`None` for emptied cells) of the cells that differ, and the rows they were compared with.
+
+    Raises:
+        MetadataError: See `Dataset.update_episode_info`.
+        EpisodeNotFoundError: Rows of no episode.
+        SelectionError: No ids, ids twice, or changed rows of another root.
+    """
+    edited = _by_id(info)
+    bases: Mapping[str, pa.Table] = getattr(info, "_fogx_base", None) or {}
+    changes: Cells = {}
+    seen: set[str] = set()
+    for root in roots.all:
+        before = part(root, bases.get(root.path, root.rows)).set_index("episode_id")
+        mine = edited[edited.index.isin(before.index) & ~edited.index.isin(seen)]
+        seen |= set(mine.index)
+        found = _differences(before.reindex(mine.index), mine)
+        if found and root is not roots.write:
+            count = len({i for cells in found.values() for i in cells})
+            raise SelectionError(
+                f"{count} changed episodes lie in {root.path}, which is not the write root ({roots.write.path}). Nothing was "
+                "changed; open that root with fox.Dataset(path=...) to edit it."
+            )
+        changes |= found
+    unknown = [i for i in edited.index if i not in seen]
+    if unknown:
+        raise EpisodeNotFoundError(
+            f"{len(unknown)} of {len(edited)} rows are of no episode of this dataset: {listing(unknown, most=3)}. Nothing was "
+            "changed; new episodes come from recording or importing."
+        )
+    return changes, bases.get(roots.write.path, roots.write.rows)
+
+
+def _by_id(info: pd.DataFrame) -> pd.DataFrame:
+    if "episode_id" in info.columns:
+        info = info.set_index("episode_id")
+    elif info.index.name != "episode_id":
+        raise SelectionError(
+            f"the frame has no column or index 'episode_id' (columns: {listing(info.columns)}); edit a frame from get_episode_info()."
+        )
+    twice = info.index[info.index.duplicated()]
+    if len(twice):
+        raise SelectionError(f"{len(twice)} rows repeat an episode_id, first {twice[0]}; give each episode once.")
+    return pd.DataFrame(info)
+
+
+def _differences(before: pd.DataFrame, after: pd.DataFrame) -> Cells:
+    changes: Cells = {}
+    for column in after.columns:
+        old = before[column].tolist() if column in before.columns else [None] * len(after)
+        integer = column in before.columns and pd.api.types.is_integer_dtype(before[column].dtype)
+        pairs = zip(after.index, old, after[column].tolist(), strict=True)
+        cells = {i: _value(new, integer) for i, was, new in pairs if not _same(was, new)}
+        if not cells:
+            continue
+        if column in OWN and column not in EDITABLE:
+            raise MetadataError(
+                f"column {column!r} is fogx's own and was changed for {len(cells)} episodes; it cannot be edited. "
+                f"Of fogx's columns you may edit: {listing(sorted(EDITABLE))}. Nothing was changed."
+            )
+        for value in cells.values():
+            check_metadata({column: value})
+            _one_cell(column, value)
+        changes[column] = cells
+    return changes
+
+
+def _one_cell(key: str, value: Any) -> None:
+    if isinstance(value, (list, tuple, Mapping)) or getattr(value, "ndim", 0):
+        raise MetadataError(
+            f"metadata {key!r}: a cell holds one value, not a {type(value).__name__}; give arrays at new_episode()."
+        )
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if _missing(a) or _missing(b):
+        return _missing(a) and _missing(b)
+    return type(a) in (bool, int, float, str, bytes) and isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def _value(value: Any, integer: bool) -> Any:
+    if _missing(value):
+        return None
+    # pandas turns a column of ints to floats as soon as one is missing
+    return int(value) if integer and isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,75 @@
+"""What a handle shows of itself: one line, a notebook card, its history; and the handle's view of an old version."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+import pyarrow.compute as pc
+
+from fogx.errors import UnknownNameError
+from fogx.reading.roots import Root, Roots
+from fogx.show.html import card
+from fogx.storage.files.store import Store
+
+
+def line(roots: Roots) -> str:
+    """Return the one-line repr: counts from the tables at hand, nothing read."""
+    others = f", also reads {', '.join(root.path for root in roots.all[1:])}" if len(roots.all) > 1 else ""
+    access = "reads" if roots.write.read_only else "writes to"
+    new = " (not created yet)" if roots.write.log is None else ""
+    return f"<fogx.Dataset {roots.write.name!r}: {_episodes(roots)}, {_steps(roots):,} steps; {access} {roots.write.path}{new}{others}>"
+
+
+def html(roots: Roots) -> str:
+    """Return the notebook card."""
+    facts = {
+        "episodes": f"{len(roots.chosen()):,}",
+        "steps": f"{_steps(roots):,}",
+        "read-only" if roots.write.read_only else "writes to": roots.write.path,
+    }
+    if len(roots.all) > 1:
+        facts["also reads"] = ", ".join(root.path for root in roots.all[1:])
+    counts: Counter[tuple[str, str, str]] = Counter()
+    steps: Counter[tuple[str, str, str]] = Counter()
+    for root in roots.all:
+        columns = [root.rows[name].to_pylist() for name in ("dataset", "split", "num_steps")]
+        for dataset, split, num_steps in zip(*columns, strict=True):
+            key = (str(dataset), split or "", root.path)
+            counts[key] += 1
+            steps[key] += num_steps
+    most = counts.most_common(12)
+    rows = [(dataset, split, f"{n:,}", f"{steps[dataset, split, path]:,}", path) for (dataset, split, path), n in most]
+    note = f"… and {len(counts) - len(most)} more" if len(counts) > len(most) else ""
+    return card(f"fogx dataset {roots.write.name!r}", facts, ("dataset", "split", "episodes", "steps", "root"), rows, note)
+
+
+def history_frame(root: Root) -> pd.DataFrame:
+    """Return the commits of a root, newest first; empty before the first write."""
+    entries = root.log.history() if root.log else []
+    frame = pd.DataFrame(entries, columns=["version", "timestamp_ms", "operation", "episodes", "user"])
+    frame.insert(1, "time", pd.to_datetime(frame.pop("timestamp_ms"), unit="ms", utc=True))
+    return frame.astype({"version": "Int64", "episodes": "Int64", "operation": "string", "user": "string"})
+
+
+def open_at(roots: Roots, version: int) -> Roots:
+    """Return the roots with the write root as it was at a version, read-only.
+
+    Raises:
+        UnknownNameError: No such version; says which there are.
+    """
+    newest = roots.write.log.newest() if roots.write.log else -1
+    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= newest:
+        have = f"versions 0 to {newest}" if newest >= 0 else "no version yet"
+        raise UnknownNameError(f"{roots.write.path} has {have}, {version!r} was asked for; history() lists them.")
+    store = Store(roots.write.path, roots.write.store.options)
+    return roots.with_write(Root(store, version=version, read_only=True))
+
+
+def _episodes(roots: Roots) -> str:
+    count = len(roots.chosen())
+    return "1 episode" if count == 1 else f"{count:,} episodes"
+
+
+def _steps(roots: Roots) -> int:
+    return sum(pc.sum(root.rows["num_steps"]).as_py() or 0 for root in roots.all)

@@ -1,0 +1,172 @@
+"""The roots of one handle: one to write, any number to read, seen as one."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fogx.errors import DatasetNotFoundError, ReadOnlyError, SchemaMismatchError, SelectionError, listing
+from fogx.storage.files.options import StorageOptions
+from fogx.storage.files.store import Store
+from fogx.storage.log import root as log_root
+from fogx.storage.log.commit import EpisodeLog
+from fogx.storage.log.rows import BASE
+from fogx.storage.tables.index import read_index
+
+
+class Root:
+    """One folder or URL that holds, or will hold, a dataset.
+
+    Args:
+        store: Its bytes.
+        name: Name for a dataset that is yet to be created.
+        version: Version to look at; `None` for the newest.
+        read_only: Whether writes are refused.
+    """
+
+    def __init__(self, store: Store, name: str | None = None, *, version: int | None = None, read_only: bool = False) -> None:
+        self.store = store
+        self.read_only = read_only
+        self._name = name
+        self._log = EpisodeLog(store, version) if log_root.exists(store) else None
+
+    @property
+    def path(self) -> str:
+        """Local path or URL."""
+        return self.store.root
+
+    @property
+    def name(self) -> str:
+        """The dataset's name: as created, else as asked for, else the folder's name."""
+        return (self._log and self._log.name) or self._name or os.path.basename(self.path) or "dataset"
+
+    @property
+    def log(self) -> EpisodeLog | None:
+        """The episodes table, or `None` where nothing was written yet."""
+        return self._log
+
+    @property
+    def rows(self) -> pa.Table:
+        """The episodes table as this handle sees it, in order of id."""
+        return self._log.rows if self._log else BASE.empty_table()
+
+    def check_writable(self) -> None:
+        """Refuse a write that would come later.
+
+        Raises:
+            ReadOnlyError: The handle was opened for reading, or looks at an old version.
+        """
+        if self.read_only:
+            raise ReadOnlyError(
+                f"{self.path} was opened for reading only; open it again without read_only= and version= to write."
+            )
+
+    def writable(self) -> EpisodeLog:
+        """Return the log to write to, creating the dataset at the first write.
+
+        Raises:
+            ReadOnlyError: The handle was opened for reading, or looks at an old version.
+        """
+        self.check_writable()
+        if self._log is None:
+            if not log_root.exists(self.store):
+                log_root.create(self.store, self.name)
+            self._log = EpisodeLog(self.store)
+        return self._log
+
+    def refresh(self) -> None:
+        """Move to the newest version."""
+        if self._log is not None:
+            self._log.refresh()
+        elif log_root.exists(self.store):
+            self._log = EpisodeLog(self.store)
+
+
+class Roots:
+    """The write root first, then the others, each once.
+
+    Args:
+        path: Where new episodes go; `None` takes the first of `load_from`.
+        load_from: Roots to read; each but the write root must hold a dataset.
+        name: Name of a dataset that is yet to be created.
+        storage_options: Options of remote roots, as fsspec takes them.
+        version: Version of the write root to look at; makes the handle read-only.
+        read_only: Whether writes are refused.
+
+    Raises:
+        DatasetNotFoundError: A root that should hold a dataset holds none; names it.
+        SelectionError: Neither `path` nor `load_from`.
+        SchemaMismatchError: Two roots hold one id with different content.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        load_from: Sequence[str | os.PathLike[str]],
+        name: str | None,
+        storage_options: Mapping[str, Any] | None,
+        version: int | None,
+        read_only: bool,
+    ) -> None:
+        places = ([] if path is None else [path]) + list(load_from)
+        if not places:
+            raise SelectionError("a dataset needs a place: give path=, or load_from= with at least one folder or URL.")
+        options = StorageOptions(storage_options)
+        stores = list({store.root: store for store in (Store(place, options) for place in places)}.values())
+        self.write = Root(stores[0], name, version=version, read_only=read_only or version is not None)
+        self.all = [self.write, *(Root(store, read_only=True) for store in stores[1:])]
+        missing = [root.path for root in self.all if root.log is None and root.read_only]
+        if missing:
+            raise DatasetNotFoundError(
+                f"{len(missing)} of {len(self.all)} roots hold no dataset: {listing(missing)}. Only the write root "
+                f"({self.write.path}) is created when missing; check the spelling, or write to the others first."
+            )
+        self._check_ids()
+
+    def with_write(self, root: Root) -> Roots:
+        """Return the same roots with another in the place of the write root."""
+        roots = copy.copy(self)
+        roots.write, roots.all = root, [root, *self.all[1:]]
+        return roots
+
+    def refresh(self) -> None:
+        """Move every root to its newest version."""
+        for root in self.all:
+            root.refresh()
+        self._check_ids()
+
+    def chosen(self) -> list[tuple[Root, int]]:
+        """Return (root, row) of every episode, write root first, in order of id; an episode held twice comes once."""
+        seen: set[str] = set()
+        result = []
+        for root in self.all:
+            for row, episode_id in enumerate(root.rows["episode_id"].to_pylist()):
+                if episode_id not in seen:
+                    seen.add(episode_id)
+                    result.append((root, row))
+        return result
+
+    def _check_ids(self) -> None:
+        owners: dict[str, Root] = {}
+        for root in self.all:
+            ids = root.rows["episode_id"]
+            twice = pc.is_in(ids, pa.array(list(owners), pa.string())).to_pylist() if owners else []
+            for row in [i for i, again in enumerate(twice) if again]:
+                episode_id = ids[row].as_py()
+                other = owners[episode_id]
+                if _checksum(root, row) != _checksum(other, other.rows["episode_id"].to_pylist().index(episode_id)):
+                    raise SchemaMismatchError(
+                        f"episode {episode_id} is in {other.path} and in {root.path} with different content; "
+                        "read the two roots in handles of their own."
+                    )
+            owners |= {i: root for i in ids.to_pylist() if i not in owners}
+
+
+def _checksum(root: Root, row: int) -> bytes:
+    index_file, index_row = root.rows["index_file"][row].as_py(), root.rows["index_row"][row].as_py()
+    return read_index(root.store, index_file, [index_row], parts=())[0].checksum

@@ -1,0 +1,137 @@
+"""The table of episodes as users see it: a pandas DataFrame whose `filter` also takes a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from fogx.errors import SelectionError, did_you_mean, listing
+from fogx.reading.roots import Root, Roots
+from fogx.storage.log.rows import BASE, extra_values
+
+OWN = ("episode_id", "root", "dataset", "split", "start_ns", "duration_s", "num_steps", "control_hz", "success")
+"""fogx's own columns, first in the table."""
+
+_DTYPES: dict[pa.DataType, Any] = {
+    pa.string(): pd.StringDtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.float32(): pd.Float32Dtype(),
+    pa.float64(): pd.Float64Dtype(),
+}
+
+
+class EpisodeFrame(pd.DataFrame):
+    """A `pandas.DataFrame` with one row an episode.
+
+    It stays of this class through pandas operations. Only `filter` differs: given a boolean mask it keeps rows.
+    """
+
+    # The rows of each root that this frame was made from, so that an edit knows which cells changed since.
+    _metadata = ["_fogx_base"]  # noqa: RUF012 - pandas' own protocol
+    _fogx_base: dict[str, pa.Table]
+
+    @property
+    def _constructor(self) -> type[EpisodeFrame]:
+        return EpisodeFrame
+
+    def filter(self, items: Any = None, like: str | None = None, regex: str | None = None, axis: Any = None) -> EpisodeFrame:
+        """Keep rows where a boolean mask is True, or select labels as `pandas.DataFrame.filter` does.
+
+        Args:
+            items: A boolean mask of one value a row (Series, array or list; NA counts as False), or labels.
+            like: As in pandas.
+            regex: As in pandas.
+            axis: As in pandas.
+
+        Raises:
+            SelectionError: A mask of another length than the frame.
+        """
+        if like is None and regex is None and axis is None and is_mask(items):
+            if isinstance(items, pd.Series) and items.index.equals(self.index):
+                items = items.array
+            return self.loc[mask_of(items, len(self))]
+        return super().filter(items=items, like=like, regex=regex, axis=axis)
+
+
+def is_mask(value: Any) -> bool:
+    """Return whether a value is a boolean mask (and not labels)."""
+    if isinstance(value, (pd.Series, pd.Index, np.ndarray, pd.api.extensions.ExtensionArray)):
+        return bool(pd.api.types.is_bool_dtype(value.dtype)) or (
+            value.dtype == object and len(value) > 0 and all(isinstance(v, (bool, np.bool_)) or pd.isna(v) for v in value)
+        )
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(v, (bool, np.bool_)) for v in value)
+
+
+def mask_of(value: Any, rows: int) -> np.ndarray:
+    """Return a mask as a numpy bool array; NA counts as False.
+
+    Raises:
+        SelectionError: Not one value a row.
+    """
+    mask: np.ndarray = pd.array(value, dtype="boolean").to_numpy(dtype=bool, na_value=False)
+    if len(mask) != rows:
+        raise SelectionError(f"the mask has {len(mask)} values, the table has {rows} rows; make it from the same table.")
+    return mask
+
+
+def episode_frame(roots: Roots, chosen: Sequence[tuple[Root, int]] | None = None) -> EpisodeFrame:
+    """Return a fresh frame of the episodes; changing it changes nothing stored."""
+    chosen = roots.chosen() if chosen is None else chosen
+    parts = []
+    for root in roots.all:
+        rows = [row for owner, row in chosen if owner is root]
+        parts.append(part(root, root.rows.take(pa.array(rows, pa.int64()))))
+    filled = [part for part in parts if len(part)] or parts[:1]
+    frame = EpisodeFrame(pd.concat(filled, ignore_index=True) if len(filled) > 1 else filled[0])
+    if len(filled) > 1:
+        position = {episode_id: i for i, episode_id in enumerate(frame["episode_id"])}
+        order = [position[root.rows["episode_id"][row].as_py()] for root, row in chosen]
+        frame = EpisodeFrame(frame.iloc[order].reset_index(drop=True))
+    frame._fogx_base = {root.path: root.rows for root in roots.all}
+    return frame
+
+
+def joined_columns(roots: Roots, chosen: Sequence[tuple[Root, int]], names: str | Iterable[str]) -> EpisodeFrame | None:
+    """Return `episode_id` and the named columns, or `None` where none are named.
+
+    Raises:
+        SelectionError: A column that the table does not have.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    if not wanted:
+        return None
+    frame = episode_frame(roots, chosen)
+    for name in wanted:
+        if name not in frame.columns:
+            raise SelectionError(
+                f"no column {name!r} in get_episode_info(); there are: {listing(frame.columns)}.{did_you_mean(name, frame.columns)}"
+            )
+    return EpisodeFrame(frame[["episode_id", *(n for n in dict.fromkeys(wanted) if n != "episode_id")]])
+
+
+def part(root: Root, rows: pa.Table) -> pd.DataFrame:
+    """Return rows of one root as get_episode_info() shows them."""
+    user = [name for name in rows.column_names if name not in BASE.names]
+    frame = pd.DataFrame(index=range(rows.num_rows))
+    duration = rows["duration_ns"].to_pandas(types_mapper=_DTYPES.get)
+    shown: dict[str, Any] = {name: rows[name].to_pandas(types_mapper=_DTYPES.get) for name in OWN if name in BASE.names}
+    shown["root"] = pd.array([root.path] * rows.num_rows, dtype="string")
+    shown["duration_s"] = duration.astype("Float64") / 1e9
+    shown |= {name: rows[name].to_pandas(types_mapper=_DTYPES.get) for name in user}
+    for row, text in enumerate(rows["_extra"].to_pylist()):
+        for key, value in extra_values(text).items():
+            column = shown.get(key)
+            if column is None or column.dtype != object:
+                column = pd.Series([None] * rows.num_rows if column is None else list(column), dtype=object)
+            column[row] = value
+            shown[key] = column
+    ordered = {name: shown[name] for name in (*OWN, *(name for name in shown if name not in OWN))}
+    return pd.DataFrame(ordered, index=frame.index)
