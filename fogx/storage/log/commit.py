@@ -79,7 +79,7 @@ class EpisodeLog:
             wanted = _not_there(rows, latest, check_ids=not first)
             if not wanted:
                 return [] if first else [str(row["episode_id"]) for row in rows]
-            fitted = fit_cells(latest.schema, [row["metadata"] for row in wanted])
+            fitted = fit_cells(latest, [row["metadata"] for row in wanted])
             self._adapt(fitted.added, fitted.widened)
             system = [{k: v for k, v in row.items() if k != "metadata"} for row in wanted]
             full = [
@@ -111,7 +111,7 @@ class EpisodeLog:
             latest = self._latest()
             self._check_edit(changes, ids, latest, base)
             known = dict(zip(latest["episode_id"].to_pylist(), latest["_extra"].to_pylist(), strict=True))
-            fitted = fit_cells(latest.schema, [{c: v.get(i) for c, v in changes.items() if i in v} for i in ids])
+            fitted = fit_cells(latest, [{c: v.get(i) for c, v in changes.items() if i in v} for i in ids])
             self._adapt(fitted.added, fitted.widened)
             schema = self._schema()
             edits: dict[str, dict[str, Any]] = {c: {} for c in changes if c in schema.names}

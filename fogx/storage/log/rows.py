@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fogx.errors import MetadataError, listing
 from fogx.storage.tables.nested import encode_nested, split_metadata
@@ -162,16 +163,16 @@ class Fitted:
     extra: list[dict[str, Any]] = field(default_factory=list)
 
 
-def fit_cells(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> Fitted:
+def fit_cells(table: pa.Table, rows: Iterable[Mapping[str, Any]]) -> Fitted:
     """Decide where each cell of a batch goes; nothing is ever cast with loss, nothing is refused.
 
     Args:
-        schema: The table's schema now.
+        table: The table now.
         rows: User cells of each row; `None` values are left out.
     """
     result = Fitted()
-    types = {name: schema.field(name).type for name in schema.names}
-    spelling = {name.lower(): name for name in schema.names}
+    types = {name: table.schema.field(name).type for name in table.column_names}
+    spelling = {name.lower(): name for name in table.column_names}
     clashes: dict[str, str] = {}
     for row in rows:
         cells: dict[str, Any] = {}
@@ -185,8 +186,10 @@ def fit_cells(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> Fitted:
                 types[key] = result.added[key] = kind
                 spelling[key.lower()] = known = key
             if known == key and fit(value, types[key]) is None and (wider := widened(types[key], value)) is not None:
-                types[key] = wider
-                (result.added if key in result.added else result.widened)[key] = wider
+                earlier = [before[key] for before in [*result.cells, cells] if key in before]
+                if all(fit(number, wider) is not None for number in [*earlier, *_extremes(table, key)]):
+                    types[key] = wider
+                    (result.added if key in result.added else result.widened)[key] = wider
             if known == key and fit(value, types[key]) is not None:
                 cells[key] = fit(value, types[key])
             else:
@@ -201,6 +204,13 @@ def fit_cells(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> Fitted:
             stacklevel=2,
         )
     return result
+
+
+def _extremes(table: pa.Table, key: str) -> list[Any]:
+    """Return the smallest and largest value of a column: where both fit a wider type, all do."""
+    if key not in table.column_names:
+        return []
+    return [value for value in pc.min_max(table[key]).as_py().values() if value is not None]
 
 
 def extra_text(extra: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import google_crc32c
@@ -108,6 +109,8 @@ class FramesWriter:
 
     def abort(self) -> None:
         """Close the file without caring for its content."""
+        with suppress(pa.ArrowException, OSError, ValueError):
+            self._writer.close()
         self._sink.close()
 
     def _flush(self) -> None:
@@ -221,6 +224,6 @@ def _through_parquet(store: Store, place: FramesPlace, local: np.ndarray) -> lis
     with store.open(place.file) as file:
         try:
             column = pq.ParquetFile(file).read_row_group(place.row_group, columns=["data"], use_threads=False)["data"]
-        except (pa.ArrowException, OSError) as error:
+            return [column[place.first_row + int(i)].as_py() for i in local]
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
             raise CorruptDataError(f"{store.root}: {place.file}: row group {place.row_group} is not readable: {error}") from error
-    return [column[place.first_row + int(i)].as_py() for i in local]

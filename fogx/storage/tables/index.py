@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fogx.errors import CorruptDataError
+from fogx.errors import CorruptDataError, listing
 from fogx.feature import Schema
 from fogx.stats import FeatureStats
 from fogx.storage.files.paths import new_pointer
@@ -112,11 +112,12 @@ def read_index(
     with store.open(pointer) as file:
         try:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=wanted, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptDataError(f"{store.root}: {pointer} is not readable: {error}") from error
-    if rows and max(rows) >= table.num_rows:
-        raise CorruptDataError(f"{store.root}: {pointer} has {table.num_rows} rows, row {max(rows)} was asked for.")
-    return [_from_arrow(row) for row in table.take(pa.array(rows, pa.int64())).to_pylist()]
+            # What a damaged footer still lets through shows in the schema, the bounds, or the values' own checks.
+            expected = pa.schema([_SCHEMA.field(name) for name in wanted])
+            found = table.take(pa.array(rows, pa.int64())).cast(expected).to_pylist()
+            return [_from_arrow(row) for row in found]
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(f"{store.root}: {pointer}, rows {listing(rows, most=3)}, is not readable: {error}") from error
 
 
 def write_schema(store: Store, schema: Schema) -> None:
@@ -178,13 +179,19 @@ def _from_arrow(row: dict[str, Any]) -> IndexRow:
         num_steps=row["num_steps"],
         checksum=row["checksum"],
         partial=row["partial"],
-        steps=[StepsPlace(**place) for place in row.get("steps") or []],
+        steps=[StepsPlace(**_whole(place)) for place in row.get("steps") or []],
         frames=[_frames_place(place) for place in row.get("frames") or []],
         metadata=decode_nested(row.get("metadata")),
         stats={entry.pop("feature"): FeatureStats.from_dict(entry) for entry in row.get("stats") or []},
     )
 
 
+def _whole(place: dict[str, Any]) -> dict[str, Any]:
+    if None in place.values():
+        raise ValueError("a place lacks a part")
+    return place
+
+
 def _frames_place(place: dict[str, Any]) -> FramesPlace:
     arrays = {"lengths": np.array(place["lengths"], np.int32), "crc32c": np.array(place["crc32c"], np.uint32)}
-    return FramesPlace(**{**place, **arrays})
+    return FramesPlace(**{**_whole(place), **arrays})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +73,8 @@ class StepsWriter:
 
     def abort(self) -> None:
         """Close the file without caring for its content."""
+        with suppress(pa.ArrowException, OSError, ValueError):
+            self._writer.close()
         self._sink.close()
 
     def _flush(self) -> None:
@@ -91,18 +94,25 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
     Raises:
         CorruptDataError: The file cannot be read, or a page's checksum is wrong.
     """
-    parts = []
+    arrow = steps_schema(schema)
+    expected = pa.schema([arrow.field(name) for name in names])
+    parts = [expected.empty_table()]
     for place in places:
         with store.open(place.file) as file:
             try:
                 parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                table = parquet.read_row_group(place.row_group, columns=list(names), use_threads=False)
-            except (pa.ArrowException, OSError) as error:
+                group = parquet.read_row_group(place.row_group, columns=list(names), use_threads=False)
+                part = group.slice(place.first_row, place.num_rows).select(list(names)).cast(expected)
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 raise CorruptDataError(
                     f"{store.root}: {place.file}: row group {place.row_group} is not readable: {error}"
                 ) from error
-        parts.append(table.slice(place.first_row, place.num_rows))
-    table = pa.concat_tables(parts) if parts else steps_schema(schema).empty_table().select(list(names))
+        if part.num_rows != place.num_rows:
+            raise CorruptDataError(
+                f"{store.root}: {place.file} holds {part.num_rows} of the {place.num_rows} steps that it should."
+            )
+        parts.append(part)
+    table = pa.concat_tables(parts)
     return {name: _column(table[name], name, schema) for name in names}
 
 

@@ -1,0 +1,354 @@
+"""An episode while it is recorded."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, listing
+from fogx.feature import Feature, Schema, check_feature_name
+from fogx.protocols import EpisodeData
+from fogx.recording.channel import Channel, Prepared
+from fogx.recording.grouping import StepGrouper
+
+_log = logging.getLogger("fogx")
+
+_MANY_NULLS = 0.10
+
+
+class Episode:
+    """One episode being recorded; `Dataset.new_episode` makes it.
+
+    Values are kept in memory until `close` saves them. All methods may be called from any thread. As a context manager it
+    closes itself; after an exception inside, what was recorded is saved with the metadata `interrupted` = name of the exception.
+
+    Args:
+        seal: Saves a whole episode durably; what it returns is returned by `close`. If it raises, the episode stays open.
+        episode_id: Id that the episode will have.
+        metadata: Values that describe the whole episode.
+        task: What the robot was asked to do, in words; kept as metadata `task`.
+        features: Declarations by feature name; others are found from the values.
+        check_metadata: Called with all metadata given, at the call that gave it; raises `MetadataError` for what cannot be kept.
+        forget: Called with the id once the episode is closed or discarded.
+
+    Raises:
+        MetadataError: Metadata that cannot be kept.
+        FeatureError: A feature name that cannot be used.
+    """
+
+    _state = "new"
+
+    def __init__(
+        self,
+        seal: Callable[[EpisodeData], str | None],
+        *,
+        episode_id: str,
+        metadata: Mapping[str, Any] | None = None,
+        task: str | None = None,
+        features: Mapping[str, Feature] | None = None,
+        check_metadata: Callable[[Mapping[str, Any]], None] | None = None,
+        forget: Callable[[str], None] | None = None,
+    ) -> None:
+        self._seal = seal
+        self._id = episode_id
+        self._check_metadata = check_metadata
+        self._forget = forget
+        self._declared = {check_feature_name(name): feature for name, feature in (features or {}).items()}
+        self._metadata: dict[str, Any] = {}
+        self._metadata = self._checked(metadata or {})
+        if task is not None:
+            if self._metadata.get("task", task) != task:
+                raise MetadataError(f"task={task!r} and metadata['task']={self._metadata['task']!r} differ; give one of them.")
+            self._metadata |= self._checked({"task": task})
+        self._lock = threading.RLock()
+        self._grouper = StepGrouper()
+        self._channels: dict[str, Channel] = {}
+        self._stamps: list[int] = []
+        # The wall clock may be set while recording; from here on only the monotonic clock counts.
+        self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
+        self._state = "open"
+
+    def __repr__(self) -> str:
+        with self._lock:
+            if self._state != "open":
+                return f"Episode {self._id} ({self._state}, {self.num_steps} steps)"
+            size = sum(c.nbytes for c in self._channels.values()) / 1e6
+            parts = [f"{c.name} {c.feature.describe()} ×{len(c)}" for c in self._channels.values() if c.feature]
+            about = f"{self.num_steps} steps, {self._seconds():.1f} s, {size:.1f} MB"
+            return f"Episode {self._id} (recording, {about}): {listing(parts)}"
+
+    def __enter__(self) -> Episode:
+        self._check_open("enter")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            if self._state != "open":
+                return
+            if kind is None:
+                self.close()
+                return
+            try:
+                self._finish({"interrupted": kind.__name__})
+            except Exception:
+                # The exception that ended the block is what the user must see; the episode is still there to be closed.
+                _log.exception(
+                    "episode %s could not be saved after %s; it stays open, call close() again", self._id, kind.__name__
+                )
+
+    def __del__(self) -> None:
+        if self._state == "open" and self._grouper.num_steps:
+            text = (
+                f"episode {self._id} was never closed: its {self._grouper.num_steps} steps are lost. Call close(), or use `with`."
+            )
+            _log.warning(text)
+            warnings.warn(text, ResourceWarning, source=self)
+
+    @property
+    def episode_id(self) -> str:
+        """Id of the episode, known from the start."""
+        return self._id
+
+    @property
+    def num_steps(self) -> int:
+        """Steps begun so far."""
+        return self._grouper.num_steps
+
+    @property
+    def closed(self) -> bool:
+        """Whether the episode was closed or discarded."""
+        return self._state != "open"
+
+    def add(self, feature: str, value: object, *, feature_type: Feature | None = None) -> None:
+        """Record one value, copied. A step begins when a feature is added that the current step already has.
+
+        Args:
+            feature: Name; parts are separated by `/`.
+            value: numpy array or scalar, Python number, bool, str, bytes, list, torch tensor, PIL image, or a `pathlib.Path` or
+                str that names a JPEG or PNG file. A dict gives one feature `feature/key` for each key, all in one step.
+            feature_type: Declares the feature, at its first value.
+
+        Raises:
+            FeatureError: A dtype or shape unlike the feature's earlier values or declaration, or a name that cannot be used.
+            FeatureTypeError: A value that no feature can hold.
+            EpisodeClosedError: The episode was closed or discarded.
+            FogxError: A file that is absent, cannot be read, or holds no image. After any error the episode is as it was.
+        """
+        with self._lock:
+            self._check_open("add")
+            if feature_type is not None and isinstance(value, Mapping):
+                raise FeatureError(f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=.")
+            self._record({feature: value}, feature_type, alone=False)
+
+    def add_step(self, values: Mapping[str, object]) -> None:
+        """Record the values of one whole step; nothing added before or after joins it.
+
+        Args:
+            values: Value by feature name, as for `add`.
+
+        Raises:
+            FeatureError: No values, or as for `add`.
+            FogxError: As for `add`.
+        """
+        with self._lock:
+            self._check_open("add_step")
+            self._record(values, None, alone=True)
+
+    def mark(self, success: bool | None = None, **metadata: Any) -> None:
+        """Set metadata of the whole episode.
+
+        Args:
+            success: Whether the task was achieved; `None` leaves it as it is.
+            metadata: Values by name; earlier ones of the same name are replaced.
+
+        Raises:
+            MetadataError: Metadata that cannot be kept; nothing is changed then.
+            EpisodeClosedError: The episode was closed or discarded.
+        """
+        with self._lock:
+            self._check_open("mark")
+            self._metadata |= self._checked({"success": success, **metadata})
+
+    def close(self, metadata: Mapping[str, Any] | None = None) -> str:
+        """Save the episode; once this returns it is durable. An episode without steps is saved too.
+
+        Args:
+            metadata: Added to what was given before.
+
+        Returns:
+            Id of the episode.
+
+        Raises:
+            MetadataError: Metadata that cannot be kept; the episode stays open.
+            EpisodeClosedError: The episode was closed or discarded before.
+            FogxError: Saving failed; the episode stays open, nothing is lost, and `close` may be called again.
+        """
+        with self._lock:
+            self._check_open("close")
+            sparse = self._sparse()
+            stored = self._finish(self._checked(metadata or {}))
+        if sparse:
+            warnings.warn(sparse, UserWarning, stacklevel=2)
+        return stored
+
+    def discard(self) -> None:
+        """Drop the episode; nothing of it is saved.
+
+        Raises:
+            EpisodeClosedError: The episode was closed or discarded before.
+        """
+        with self._lock:
+            self._check_open("discard")
+            self._end("discarded")
+
+    def _record(self, values: Mapping[str, object], feature_type: Feature | None, *, alone: bool) -> None:
+        stamp = self._clock_offset_ns + time.monotonic_ns()
+        flat: dict[str, object] = {}
+        _flatten("", values, flat)
+        prepared: list[tuple[Channel, Prepared]] = []
+        for name, value in flat.items():
+            channel = self._channel(name, feature_type)
+            prepared.append((channel, channel.prepare(value)))
+        for channel, item in prepared:
+            if item.missing_file and not len(channel):
+                warnings.warn(
+                    f"feature {channel.name!r}: {item.stored!r} names no file and is kept as text. If it is meant to be an "
+                    "image, check the path; if text, declare Feature('str').",
+                    UserWarning,
+                    stacklevel=3,
+                )
+        step = self._grouper.place_alone() if alone else self._grouper.place(flat)
+        if step == len(self._stamps):
+            self._stamps.append(stamp)
+        for channel, item in prepared:
+            self._channels[channel.name] = channel
+            channel.append(step, item)
+
+    def _channel(self, name: str, feature_type: Feature | None) -> Channel:
+        channel = self._channels.get(name)
+        declared = self._declared.get(name)
+        if channel is None:
+            if feature_type is not None and declared not in (None, feature_type):
+                raise FeatureError(
+                    f"feature {name!r} is declared {declared} for this episode, feature_type= says {feature_type}."
+                )
+            return Channel(check_feature_name(name), feature_type or declared)
+        if feature_type not in (None, channel.declared):
+            raise FeatureError(
+                f"feature {name!r} was first added as {channel.declared}, feature_type= says {feature_type}. Declare it at its "
+                "first value only."
+            )
+        return channel
+
+    def _checked(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a copy of metadata that may be kept."""
+        if not isinstance(metadata, Mapping):
+            raise MetadataError(f"metadata is a dict, not {type(metadata).__name__}.")
+        own = {key: check(metadata[key]) for key, check in _OWN.items() if metadata.get(key) is not None}
+        rest = {key: value for key, value in metadata.items() if key not in _OWN}
+        if self._check_metadata is not None and rest:
+            self._check_metadata(rest)
+        return {**copy.deepcopy(rest), **own}
+
+    def _finish(self, metadata: Mapping[str, Any]) -> str:
+        """Save and end the episode."""
+        facts = {**self._metadata, **metadata}
+        own = {key: facts.pop(key, None) for key in _OWN}
+        columns = {name: channel.column(self.num_steps) for name, channel in self._channels.items()}
+        stored = self._seal(
+            EpisodeData(
+                schema=Schema({name: c.feature for name, c in self._channels.items() if c.feature is not None}),
+                columns=columns,
+                num_steps=self.num_steps,
+                timestamps_ns=np.array(self._stamps, np.int64),
+                metadata=facts,
+                episode_id=self._id,
+                **own,
+            )
+        )
+        self._end("closed")
+        return stored or self._id
+
+    def _end(self, state: str) -> None:
+        self._state = state
+        self._channels = {}
+        if self._forget is not None:
+            self._forget(self._id)
+
+    def _check_open(self, verb: str) -> None:
+        if self._state != "open":
+            raise EpisodeClosedError(
+                f"{verb}: episode {self._id} was {self._state} before. Begin another one with dataset.new_episode()."
+            )
+
+    def _seconds(self) -> float:
+        return (self._stamps[-1] - self._stamps[0]) / 1e9 if self._stamps else 0.0
+
+    def _sparse(self) -> str | None:
+        """Return a warning where many cells have no value."""
+        cells = self.num_steps * len(self._channels)
+        empty = cells - sum(len(c) for c in self._channels.values())
+        if empty <= cells * _MANY_NULLS:
+            return None
+        seconds = self._seconds()
+        rates = [f"{c.name} {len(c)}" + (f" ({len(c) / seconds:.1f}/s)" if seconds else "") for c in self._channels.values()]
+        return (
+            f"episode {self._id}: {empty} of {cells} values ({empty / cells:.0%}) are missing, because features came at unlike "
+            f"rates: {listing(rates)}. A step begins when a feature is added again; give all values of a step together with "
+            "episode.add_step({...}), and what holds for the whole episode as metadata."
+        )
+
+
+def _flatten(prefix: str, values: Mapping[str, object], into: dict[str, object]) -> None:
+    """Put the leaves of nested dicts into one, their names joined by `/`."""
+    if not isinstance(values, Mapping):
+        raise FeatureError(f"add_step takes a dict of values by feature name, not {type(values).__name__}.")
+    if not values:
+        raise FeatureError(f"{f'feature {prefix[:-1]!r}' if prefix else 'add_step'} got an empty dict; give at least one value.")
+    for key, value in values.items():
+        name = check_feature_name(f"{prefix}{key}" if isinstance(key, str) else key)
+        if isinstance(value, Mapping):
+            _flatten(f"{name}/", value, into)
+        elif name in into:
+            raise FeatureError(f"feature {name!r} is given twice in one call.")
+        else:
+            into[name] = value
+
+
+def _name(key: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise MetadataError(f"metadata {key!r} is a str that is not empty, found {type(value).__name__}.")
+        return value
+
+    return check
+
+
+def _success(value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise MetadataError(f"success is True, False or None, found {type(value).__name__}.")
+    return bool(value)
+
+
+def _control_hz(value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)) or not 0 < float(value) < math.inf:
+        raise MetadataError(f"control_hz is a finite number of steps a second above 0, found {value!r:.60}.")
+    return float(value)
+
+
+_OWN: dict[str, Callable[[Any], Any]] = {
+    "dataset": _name("dataset"),
+    "split": _name("split"),
+    "control_hz": _control_hz,
+    "success": _success,
+}
+"""Metadata that has a place of its own in an episode."""
