@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -81,7 +82,7 @@ def _differences(before: pd.DataFrame, after: pd.DataFrame) -> Cells:
     changes: Cells = {}
     for column in after.columns:
         old = before[column].tolist() if column in before.columns else [None] * len(after)
-        integer = column in before.columns and pd.api.types.is_integer_dtype(before[column].dtype)
+        integer = column in before.columns and bool(pd.api.types.is_integer_dtype(before[column].dtype))
         pairs = zip(after.index, old, after[column].tolist(), strict=True)
         cells = {i: _value(new, integer) for i, was, new in pairs if not _same(was, new)}
         if not cells:
@@ -99,7 +100,7 @@ def _differences(before: pd.DataFrame, after: pd.DataFrame) -> Cells:
 
 
 def _one_cell(key: str, value: Any) -> None:
-    if isinstance(value, (list, tuple, Mapping)) or getattr(value, "ndim", 0):
+    if isinstance(value, (list, tuple, Mapping)) or (isinstance(value, np.ndarray) and value.ndim > 0):
         raise MetadataError(
             f"metadata {key!r}: a cell holds one value, not a {type(value).__name__}; give arrays at new_episode()."
         )

@@ -226,5 +226,6 @@ def _series(values: list[Any], dtype: Any) -> pl.Series:
         full = pl.Series("", np.stack([filler if value is None else value for value in values]), dtype=dtype)
         return full if all(valid) else pl.select(pl.when(pl.Series(valid)).then(full)).to_series()
     if isinstance(dtype, pl.List):
-        return pl.Series("", [None if v is None else np.ravel(v) for v in values], dtype=dtype)
+        # Values of one length would make polars infer a fixed size and refuse the cast of an element type.
+        return pl.Series("", [None if v is None else pl.Series(np.ravel(v)) for v in values], dtype=dtype)
     return pl.Series("", values, dtype=dtype)

@@ -375,7 +375,7 @@ def _edited(rows: pa.Table, edits: Mapping[str, Mapping[str, Any]]) -> pa.Table:
     ids = rows["episode_id"].to_pylist()
     for column, cells in edits.items():
         position = rows.column_names.index(column)
-        values = [cells[i] if i in cells else v for i, v in zip(ids, rows[column].to_pylist(), strict=True)]
+        values = [cells.get(i, v) for i, v in zip(ids, rows[column].to_pylist(), strict=True)]
         rows = rows.set_column(position, rows.schema.field(column), pa.array(values, rows.schema.field(column).type))
     return rows
 

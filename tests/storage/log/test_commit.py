@@ -243,7 +243,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
     writers = [context.Process(target=_append_many, args=(tmp_path, start, 8, key)) for key in range(4)]
     for writer in writers:
         writer.start()
-    while not root.exists(Store(tmp_path)):
+    while not root.exists(Store(tmp_path)) and any(writer.is_alive() for writer in writers):
         pass
     edits = 0
     while any(writer.is_alive() for writer in writers):

@@ -32,10 +32,7 @@ def columns(draw):
     shape = draw(st.sampled_from([(), (1,), (3,), (2, 3), (2, 1, 2), (0,), (2, 0)]))
     rows = draw(st.integers(0, 6))
     values = draw(hnp.arrays(np.uint8, (rows, *shape, np.dtype(dtype).itemsize)))
-    if dtype == "bool":
-        values = values[..., 0] % 2 == 1
-    else:
-        values = np.ascontiguousarray(values).view(dtype).reshape(rows, *shape)
+    values = values[..., 0] % 2 == 1 if dtype == "bool" else np.ascontiguousarray(values).view(dtype).reshape(rows, *shape)
     valid = draw(st.none() | hnp.arrays(bool, rows))
     return Feature(dtype, shape), Column(values, valid)
 
