@@ -65,6 +65,7 @@ def load_episodes(
         )
     metadata = dict(additional_metadata or {})
     check_metadata(metadata)
+    run: Executor = registry.get("executors", executor or "inline") if isinstance(executor, (str, type(None))) else executor
     plugin: Loader = registry.get("loaders", loader)
     tasks = plugin.plan(os.fspath(name), split=split, data_dir=None if data_dir is None else os.fspath(data_dir))
     log = root.writable()
@@ -73,7 +74,6 @@ def load_episodes(
         _refuse_existing(tasks, present, name)
     again = f"#{new_id()}" if on_existing == "append" else None
     groups = [_Group(root.store, root.name, group, _of_tasks(present, group), again, metadata) for group in _grouped(tasks)]
-    run: Executor = registry.get("executors", executor or "inline") if isinstance(executor, (str, type(None))) else executor
     added: list[str] = []
     skipped = 0
     total = sum(task.num_episodes or 0 for task in tasks) or None

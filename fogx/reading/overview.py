@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pandas as pd
-import pyarrow.compute as pc
 
 from fogx.errors import UnknownNameError
 from fogx.reading.roots import Root, Roots
@@ -32,12 +31,12 @@ def html(roots: Roots) -> str:
         facts["also reads"] = ", ".join(root.path for root in roots.all[1:])
     counts: Counter[tuple[str, str, str]] = Counter()
     steps: Counter[tuple[str, str, str]] = Counter()
-    for root in roots.all:
-        columns = [root.rows[name].to_pylist() for name in ("dataset", "split", "num_steps")]
-        for dataset, split, num_steps in zip(*columns, strict=True):
-            key = (str(dataset), split or "", root.path)
-            counts[key] += 1
-            steps[key] += num_steps
+    columns = {id(root): root.rows.select(["dataset", "split", "num_steps"]).to_pylist() for root in roots.all}
+    for root, position in roots.chosen():
+        row = columns[id(root)][position]
+        key = (str(row["dataset"]), row["split"] or "", root.path)
+        counts[key] += 1
+        steps[key] += row["num_steps"]
     most = counts.most_common(12)
     rows = [(dataset, split, f"{n:,}", f"{steps[dataset, split, path]:,}", path) for (dataset, split, path), n in most]
     note = f"… and {len(counts) - len(most)} more" if len(counts) > len(most) else ""
@@ -72,4 +71,5 @@ def _episodes(roots: Roots) -> str:
 
 
 def _steps(roots: Roots) -> int:
-    return sum(pc.sum(root.rows["num_steps"]).as_py() or 0 for root in roots.all)
+    counts = {id(root): root.rows["num_steps"].to_pylist() for root in roots.all}
+    return sum(counts[id(root)][row] for root, row in roots.chosen())

@@ -64,8 +64,7 @@ def lazy_steps(chosen: Sequence[tuple[Root, int]], images: str, metadata: Episod
     scans = [_scan(group, targets, images) for group in groups]
     if not scans:
         return pl.LazyFrame(schema=_OWN)
-    frame = scans[0] if len(scans) == 1 else pl.concat(scans, how="diagonal_relaxed")
-    frame = frame.select(*STEP_KEYS, *names)
+    frame = pl.concat(scans)
     wanted = [root.rows["episode_id"][row].as_py() for root, row in chosen]
     if wanted != _natural(groups):
         rank = pl.col("episode_id").replace_strict(wanted, range(len(wanted)), return_dtype=pl.Int64)
@@ -105,16 +104,15 @@ def _files(group: _Group) -> list[str]:
 
 def _scan(group: _Group, targets: dict[str, _Target], images: str) -> pl.LazyFrame:
     files = _files(group)
-    own = [name for name in targets if name in group.schema.features]
     if not files:
-        return pl.LazyFrame(schema={**_OWN, **{name: targets[name].dtype for name in own}})
+        return pl.LazyFrame(schema={**_OWN, **{name: target.dtype for name, target in targets.items()}})
     store = group.root.store
     paths = [store.path(file) for file in files]
     options = None if store.is_local else store.options.for_object_store()
     frame = pl.scan_parquet(paths, glob=False, hive_partitioning=False, storage_options=options)
     # A literal list prunes row groups by their statistics; a join would not.
     frame = frame.filter(pl.col("episode_id").is_in([m.episode_id for m in group.members]))
-    return frame.select(*STEP_KEYS, *(targets[name].expression(group, images).alias(name) for name in own))
+    return frame.select(*STEP_KEYS, *(target.expression(group, images).alias(name) for name, target in targets.items()))
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,10 @@ class _Target:
     clash: str | None = None
 
     def expression(self, group: _Group, images: str) -> pl.Expr:
-        feature = group.schema[self.name]
+        feature = group.schema.features.get(self.name)
+        if feature is None:
+            # Nulls that hang on a real column: one that stood alone would make polars read another for its length.
+            return pl.when(pl.col("step_index").is_null()).then(pl.lit(None, self.dtype))
         column = pl.col(self.name)
         if self.clash is not None:
             return column.map_batches(_raise(self.clash), return_dtype=pl.Null)

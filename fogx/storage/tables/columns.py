@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fogx.feature import Feature
 from fogx.protocols import Column
@@ -20,6 +19,8 @@ _SCALARS: dict[str, pa.DataType] = {
     "bytes": pa.binary(),
     **{f"{sign}int{bits}": getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+_NUMPY = {arrow: name for name, arrow in _SCALARS.items() if name not in ("bool", "str", "bytes")}
 
 
 def arrow_type(feature: Feature) -> pa.DataType:
@@ -63,7 +64,7 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, feature: Feature) -> Column:
     """Return the column that `to_arrow` made an array of; the values are read-only views where that is possible."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
-    valid = None if array.null_count == 0 else _numpy(array.is_valid())
+    valid = None if array.null_count == 0 else numpy_view(array.is_valid())
     if feature.is_variable:
         return Column(_objects([_shaped(v.values, feature) if v.is_valid else None for v in array]), valid)
     rows, shape = len(array), tuple(d for d in feature.shape or () if d is not None)
@@ -74,7 +75,7 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, feature: Feature) -> Column:
         array = array.values.slice(0, 0)
     if feature.dtype in ("str", "bytes"):
         return Column(_objects(array.to_pylist()).reshape(rows, *shape), valid)
-    return Column(_numpy(array).reshape(rows, *shape), valid)
+    return Column(numpy_view(array).reshape(rows, *shape), valid)
 
 
 def frame_numbers(column: Column) -> pa.Array:
@@ -101,17 +102,20 @@ def _shaped(values: pa.Array, feature: Feature) -> np.ndarray:
         shape = [0 if d is None else d for d in feature.shape or ()]
     if feature.dtype in ("str", "bytes"):
         return _objects(values.to_pylist()).reshape(shape)
-    return _numpy(values).reshape(shape)
+    return numpy_view(values).reshape(shape)
 
 
-def _numpy(array: pa.Array) -> np.ndarray:
-    if array.null_count:
-        zero: Any = False if pa.types.is_boolean(array.type) else 0
-        if pa.types.is_float16(array.type):  # no fill_null kernel; the bits under a null are unspecified, which is allowed
-            return np.frombuffer(array.buffers()[1], np.float16)[array.offset : array.offset + len(array)]
-        array = pc.fill_null(array, zero)
-    result: np.ndarray = array.to_numpy(zero_copy_only=False)
-    return result
+def numpy_view(array: pa.Array) -> np.ndarray:
+    """Return numbers or bools as numpy, without a copy but for bools; what stands under a null is unspecified.
+
+    Arrow's own `to_numpy` imports pandas, which training workers do without.
+    """
+    start, stop = array.offset, array.offset + len(array)
+    data = array.buffers()[1] or b""
+    if pa.types.is_boolean(array.type):
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), count=stop if data else 0, bitorder="little")
+        return bits[start:stop].astype(bool)
+    return np.frombuffer(data, _NUMPY[array.type])[start:stop]
 
 
 def _objects(items: list[Any]) -> np.ndarray:

@@ -14,7 +14,7 @@ from fogx.feature import Schema
 from fogx.protocols import Column, EpisodeData
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
-from fogx.storage.tables.columns import arrow_type, frame_numbers, from_arrow, to_arrow
+from fogx.storage.tables.columns import arrow_type, frame_numbers, from_arrow, numpy_view, to_arrow
 from fogx.storage.tables.places import StepsPlace
 
 ROW_GROUP_ROWS = 10_000
@@ -94,9 +94,12 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
     Raises:
         CorruptDataError: The file cannot be read, or a page's checksum is wrong.
     """
+    if not names:
+        return {}
     arrow = steps_schema(schema)
     expected = pa.schema([arrow.field(name) for name in names])
-    parts = [expected.empty_table()]
+    # Not `empty_table()`: it imports pandas, which training workers do without.
+    parts = [pa.Table.from_arrays([pa.nulls(0, f.type) for f in expected], schema=expected)]
     for place in places:
         with store.open(place.file) as file:
             try:
@@ -121,8 +124,7 @@ def _column(array: pa.ChunkedArray, name: str, schema: Schema) -> Column:
     if feature is not None and not feature.in_frames:
         return from_arrow(array, feature)
     numbers = array.combine_chunks()
-    valid = None if numbers.null_count == 0 else np.asarray(numbers.is_valid().to_numpy(zero_copy_only=False))
-    return Column(numbers.fill_null(-1).to_numpy(zero_copy_only=False), valid)
+    return Column(numpy_view(numbers), None if numbers.null_count == 0 else numpy_view(numbers.is_valid()))
 
 
 def _table(episode_id: str, data: EpisodeData, schema: Schema, arrow: pa.Schema) -> pa.Table:
