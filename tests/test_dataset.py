@@ -384,8 +384,9 @@ def test_several_open_at_once_and_features_that_change(tmp_path):
     first.close()
     third = dataset.new_episode()
     third.discard()
-    with pytest.raises(RuntimeError, match="stop"), dataset.new_episode() as fourth:
-        fourth.add("c", True)
+    fourth = dataset.new_episode()
+    fourth.add("c", True)
+    with pytest.raises(RuntimeError, match="stop"), fourth:
         raise RuntimeError("stop")
     again = fox.Dataset(dataset.path)
     assert [view.episode_id for view in again] == [first.episode_id, second.episode_id, fourth.episode_id]

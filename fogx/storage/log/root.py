@@ -69,7 +69,7 @@ def create(store: Store, name: str) -> None:
     table = open_table(store)
     if store.is_local:
         fsync_files([join(store.root, LOG_FOLDER, f"{0:020d}.json"), os.path.join(store.root, "episodes")])
-    about = {"root_id": root_id(table), "name": table.metadata().name, "format": "https://github.com/fogx/fogx: storage format 1"}
+    about = {"root_id": root_id(table), "name": table.metadata().name, "format": f"fogx storage format {FORMAT_VERSION}"}
     store.write_small("fogx.json", json.dumps(about, indent=2).encode())
 
 
