@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from fogx import registry
 from fogx.errors import SchemaMismatchError, listing
-from fogx.feature import Schema
+from fogx.feature import Feature, Schema
 from fogx.protocols import Column, EpisodeData
 from fogx.reading.roots import Root
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
@@ -56,6 +58,17 @@ def locate(chosen: Iterable[tuple[Root, int]], parts: Sequence[str] = ("steps", 
         for position, index in zip(positions, read_index(store, file, [where[p][1] for p in positions], parts), strict=True):
             result[position] = Located(*chosen[position], index)
     return [located for located in result if located is not None]
+
+
+def decoder(feature: Feature) -> Callable[[bytes], Any]:
+    """Return what turns stored bytes of an encoded feature into the value that users see: an array, or long text."""
+    codec = registry.get("codecs", str(feature.encoding))
+
+    def decode(blob: bytes) -> Any:
+        value = codec.decode(blob, feature)
+        return value.item() if value.dtype == object and value.ndim == 0 else value
+
+    return decode
 
 
 def cells(root: Root, row: int) -> dict[str, object]:

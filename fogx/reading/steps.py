@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fogx import registry
 from fogx.errors import SchemaMismatchError, SelectionError, did_you_mean, listing
 from fogx.feature import STEP_KEYS, Feature, Schema
-from fogx.reading.episodes import Located, locate
+from fogx.reading.episodes import Located, decoder, locate
 from fogx.reading.roots import Root
 from fogx.reading.table import EpisodeFrame
 from fogx.storage.tables.frames import read_frames
@@ -198,7 +197,7 @@ def _raise(message: str) -> Callable[[pl.Series], pl.Series]:
 
 def _reader(group: _Group, name: str, feature: Feature, images: str, dtype: Any) -> Callable[[pl.Series], pl.Series]:
     places = {member.episode_id: member.index.frames_of(name) for member in group.members}
-    codec = registry.get("codecs", str(feature.encoding))
+    decode = decoder(feature)
     store = group.root.store
 
     def read(batch: pl.Series) -> pl.Series:
@@ -212,7 +211,7 @@ def _reader(group: _Group, name: str, feature: Feature, images: str, dtype: Any)
         for episode_id, positions in by_episode.items():
             blobs = read_frames(store, places[episode_id], np.array([numbers[p] for p in positions], np.int64))
             for position, blob in zip(positions, blobs, strict=True):
-                values[position] = blob if images == "encoded" else codec.decode(blob, feature)
+                values[position] = blob if images == "encoded" else decode(blob)
         return _series(values, dtype)
 
     return read

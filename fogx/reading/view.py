@@ -8,11 +8,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from fogx import registry
 from fogx.errors import FeatureNotFoundError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column
-from fogx.reading.episodes import Located, cells, locate
+from fogx.reading.episodes import Located, cells, decoder, locate
 from fogx.reading.roots import Root
 from fogx.show.html import card
 from fogx.storage.tables.frames import read_frames
@@ -145,13 +144,14 @@ class EpisodeView:
         return Column(column.values[rows], None if column.valid is None else column.valid[rows])
 
     def _decoded(self, name: str, feature: Feature) -> np.ndarray:
-        codec = registry.get("codecs", str(feature.encoding))
-        frames = [None if blob is None else codec.decode(blob, feature) for blob in self.encoded(name)]
+        decode = decoder(feature)
+        frames = [None if blob is None else decode(blob) for blob in self.encoded(name)]
         valid = np.array([frame is not None for frame in frames], dtype=bool)
-        shapes = {frame.shape for frame in frames if frame is not None}
-        if len(shapes) > 1 or feature.shape is None or feature.is_variable:
+        shapes = {np.shape(frame) for frame in frames if frame is not None}
+        if len(shapes) > 1 or feature.shape is None or feature.is_variable or feature.dtype in ("str", "bytes"):
             values = np.empty(len(frames), dtype=object)
-            values[:] = frames
+            for step, frame in enumerate(frames):
+                values[step] = frame
             return _masked(Column(values, None if valid.all() else valid))
         shape = next(iter(shapes), tuple(d or 0 for d in feature.shape))
         values = np.zeros((len(frames), *shape), dtype=feature.dtype)
