@@ -57,6 +57,9 @@ MAY_IMPORT_BY_NAME = ("fogx", "fogx.registry")
 RUN_CODE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+TESTING = {"hypothesis", "pytest"}
+"""What `fogx.testing` may import besides: who runs its suites has them."""
+
 PACKAGE_OF = {"PIL": "pillow", "google": "protobuf"}
 """Packages whose name on PyPI is another than the one that is imported."""
 
@@ -189,7 +192,8 @@ def undeclared(module: str, source: str) -> list[str]:
         top = name.partition(".")[0]
         if top != "fogx" and top not in sys.stdlib_module_names:
             package = PACKAGE_OF.get(top, top.replace("_", "-"))
-            if package not in (CORE | EXTRAS if line in optional else CORE):
+            also = TESTING if room_of(module) == "fogx.testing" else set()
+            if package not in (CORE | also | EXTRAS if line in optional else CORE | also):
                 found.append(f"{module}:{line} imports {name}")
     return found
 

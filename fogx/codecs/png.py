@@ -14,6 +14,7 @@ from fogx.codecs.header import check_encodable, checked_header
 from fogx.errors import CorruptDataError, FeatureError
 from fogx.feature import Feature
 
+_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
@@ -67,6 +68,9 @@ class PngCodec:
             raise CorruptDataError(
                 f"a PNG of {header.dtype} with {header.shape[2]} channel(s) cannot give {feature.dtype} {feature.shape}."
             )
+        # Pillow accepts data that is cut behind the last pixel, before its checksums.
+        if _END not in data:
+            raise CorruptDataError(f"PNG of {len(data)} bytes has no end.")
         try:
             # Not Image.open: its own limit on pixels cannot be set per call, and ours has been checked.
             with PngImageFile(io.BytesIO(data)) as image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ class ZstdCodec:
             with pa.input_stream(pa.py_buffer(data), compression="zstd") as stream:
                 array = _read(stream, wanted)
                 rest = stream.read(1)
-        except (OSError, ValueError, SyntaxError, TypeError) as error:
+        except (OSError, ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
             if isinstance(error, CorruptDataError):
                 raise
             raise CorruptDataError(f"zstd value of {len(data)} bytes cannot be decoded: {error}.") from None
