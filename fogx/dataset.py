@@ -213,7 +213,7 @@ class Dataset:
             EpisodeNotFoundError: Ids that the dataset does not hold.
             SelectionError: Something that selects no episodes.
         """
-        return [EpisodeView(root, row) for root, row in choose(self._roots, episodes)]
+        return [EpisodeView(root.store, root.rows.slice(row, 1)) for root, row in choose(self._roots, episodes)]
 
     def get_step_data(
         self, episodes: Any = None, *, images: str = "index", with_metadata: str | Iterable[str] = ()

@@ -10,10 +10,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from fogx import registry
-from fogx.errors import ExistsError, SelectionError, StorageError
+from fogx.errors import ExistsError, SelectionError, StorageError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import EpisodeData, Exporter
-from fogx.reading.episodes import cells, one_schema, stream
+from fogx.reading.episodes import cells, locate, one_schema, stream
 from fogx.reading.roots import Root
 from fogx.settings import config
 from fogx.storage.files.paths import canonical_root, is_url, join
@@ -45,6 +45,11 @@ def export_episodes(
     target = os.path.join(base, name, version)
     if os.path.lexists(target):
         raise ExistsError(f"{target} exists already; nothing was written. Give another path= or version=, or move it away.")
+    left_out = {
+        key for located in locate(chosen, ("metadata",)) for key in located.index.metadata if key not in schema.episode_fields
+    }
+    if left_out:
+        logger.warning("export to %s: metadata %s is not a single value and was left out", target, listing(sorted(left_out)))
     options.setdefault("metadata_features", _metadata_features(chosen, schema))
     with tqdm(total=len(chosen), unit="episode", desc=f"export {format}", disable=not config().progress) as bar:
         return exporter.export(_counted(stream(chosen), bar), schema, target, name=name, version=version, **options)
@@ -75,7 +80,7 @@ def _metadata_features(chosen: Sequence[tuple[Root, int]], schema: Schema) -> di
     """Return a feature for each column that users added: known before the stream begins, and one for all episodes."""
     kinds: dict[str, set[str]] = {}
     for root, row in chosen:
-        for key, value in cells(root, row).items():
+        for key, value in cells(root.rows, row).items():
             if key not in schema.episode_fields and key not in EDITABLE:
                 kinds.setdefault(key, set()).add(_DTYPES[type(value)])
     mixed = {key for key, found in kinds.items() if len(found) > 1}

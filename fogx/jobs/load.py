@@ -69,7 +69,7 @@ def load_episodes(
     plugin: Loader = registry.get("loaders", loader)
     tasks = plugin.plan(os.fspath(name), split=split, data_dir=None if data_dir is None else os.fspath(data_dir))
     log = root.writable()
-    present = frozenset(log.rows["source_key"].to_pylist()) - {None}
+    present = log.source_keys()
     if on_existing == "error":
         _refuse_existing(tasks, present, name)
     again = f"#{new_id()}" if on_existing == "append" else None
@@ -91,7 +91,9 @@ def load_episodes(
                 "The same call imports the rest, each episode once."
             )
             raise
-    logger.info("%s: added %d episodes of %r, skipped %d that were there already", root.path, len(added), name, skipped)
+    # Nothing added may be a surprise: another source under the same name and version counts as the same episodes.
+    level = logging.WARNING if skipped and not added else logging.INFO
+    logger.log(level, "%s: added %d episodes of %r, skipped %d that were imported before", root.path, len(added), name, skipped)
     return added
 
 

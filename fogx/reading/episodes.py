@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from fogx import registry
 from fogx.errors import SchemaMismatchError, listing
@@ -25,12 +26,12 @@ class Located:
 
     Args:
         root: The root that holds it.
-        row: Its row in `root.rows`.
+        row: Its row, as a table of one: positions change with the next commit.
         index: Its index row, with the parts that were asked for.
     """
 
     root: Root
-    row: int
+    row: pa.Table
     index: IndexRow
 
     @property
@@ -56,7 +57,8 @@ def locate(chosen: Iterable[tuple[Root, int]], parts: Sequence[str] = ("steps", 
     for (_, file), positions in by_file.items():
         store = chosen[positions[0]][0].store
         for position, index in zip(positions, read_index(store, file, [where[p][1] for p in positions], parts), strict=True):
-            result[position] = Located(*chosen[position], index)
+            root, row = chosen[position]
+            result[position] = Located(root, root.rows.slice(row, 1), index)
     return [located for located in result if located is not None]
 
 
@@ -71,10 +73,10 @@ def decoder(feature: Feature) -> Callable[[bytes], Any]:
     return decode
 
 
-def cells(root: Root, row: int) -> dict[str, object]:
+def cells(rows: pa.Table, row: int) -> dict[str, object]:
     """Return the cells of a row that a user may set, by name, without the empty ones."""
-    values = {name: root.rows[name][row].as_py() for name in root.rows.column_names if name not in BASE.names or name in EDITABLE}
-    values |= extra_values(root.rows["_extra"][row].as_py())
+    values = {name: rows[name][row].as_py() for name in rows.column_names if name not in BASE.names or name in EDITABLE}
+    values |= extra_values(rows["_extra"][row].as_py())
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -98,18 +100,18 @@ def read_data(located: Located, names: Sequence[str] | None = None) -> EpisodeDa
         ):
             blobs[step] = blob
         columns[name] = Column(blobs, numbers.valid)
-    own = cells(located.root, located.row)
+    own = cells(located.row, 0)
     return EpisodeData(
         schema,
         columns,
         index.num_steps,
         None if times.valid is not None else times.values,
         metadata={**index.metadata, **{k: v for k, v in own.items() if k not in EDITABLE}},
-        dataset=located.root.rows["dataset"][located.row].as_py(),
-        split=located.root.rows["split"][located.row].as_py(),
-        control_hz=located.root.rows["control_hz"][located.row].as_py(),
-        success=located.root.rows["success"][located.row].as_py(),
-        source_key=located.root.rows["source_key"][located.row].as_py(),
+        dataset=located.row["dataset"][0].as_py(),
+        split=located.row["split"][0].as_py(),
+        control_hz=located.row["control_hz"][0].as_py(),
+        success=located.row["success"][0].as_py(),
+        source_key=located.row["source_key"][0].as_py(),
         episode_id=located.episode_id,
     )
 

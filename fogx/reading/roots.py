@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fogx.errors import DatasetNotFoundError, ReadOnlyError, SchemaMismatchError, SelectionError, listing
+from fogx.errors import DatasetNotFoundError, ReadOnlyError, SchemaMismatchError, SelectionError, UnknownNameError, listing
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as log_root
@@ -33,6 +34,7 @@ class Root:
         self.store = store
         self.read_only = read_only
         self._name = name
+        self._lock = threading.Lock()
         self._log = EpisodeLog(store, version) if log_root.exists(store) else None
 
     @property
@@ -73,11 +75,12 @@ class Root:
             ReadOnlyError: The handle was opened for reading, or looks at an old version.
         """
         self.check_writable()
-        if self._log is None:
-            if not log_root.exists(self.store):
-                log_root.create(self.store, self.name)
-            self._log = EpisodeLog(self.store)
-        return self._log
+        with self._lock:
+            if self._log is None:
+                if not log_root.exists(self.store):
+                    log_root.create(self.store, self.name)
+                self._log = EpisodeLog(self.store)
+            return self._log
 
     def refresh(self) -> None:
         """Move to the newest version."""
@@ -118,6 +121,8 @@ class Roots:
             raise SelectionError("a dataset needs a place: give path=, or load_from= with at least one folder or URL.")
         options = StorageOptions(storage_options)
         stores = list({store.root: store for store in (Store(place, options) for place in places)}.values())
+        if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
+            raise UnknownNameError(f"version={version!r} is no version; give a whole number that history() lists.")
         self.write = Root(stores[0], name, version=version, read_only=read_only or version is not None)
         self.all = [self.write, *(Root(store, read_only=True) for store in stores[1:])]
         missing = [root.path for root in self.all if root.log is None and root.read_only]

@@ -33,7 +33,9 @@ def choose(roots: Roots, selection: Any = None) -> Chosen:
     if selection is None:
         return everything
     if is_mask(selection):
-        return [chosen for chosen, kept in zip(everything, mask_of(selection, len(everything)), strict=True) if kept]
+        by_id = isinstance(selection, pd.Series) and selection.index.name == "episode_id"
+        labels = [root.rows["episode_id"][row].as_py() for root, row in everything] if by_id else range(len(everything))
+        return [chosen for chosen, kept in zip(everything, mask_of(selection, pd.Index(labels)), strict=True) if kept]
     ids = list(dict.fromkeys(_ids(selection)))
     where = _positions(everything, roots)
     absent = [i for i in ids if i not in where]

@@ -40,7 +40,7 @@ class _Group:
 
     @property
     def name(self) -> str:
-        datasets = sorted({str(m.root.rows["dataset"][m.row].as_py()) for m in self.members})
+        datasets = sorted({str(m.row["dataset"][0].as_py()) for m in self.members})
         return f"{len(self.members)} episodes of {listing(datasets, most=3)}"
 
 
@@ -129,7 +129,7 @@ class _Target:
             return pl.when(pl.col("step_index").is_null()).then(pl.lit(None, self.dtype))
         column = pl.col(self.name)
         if self.clash is not None:
-            return column.map_batches(_raise(self.clash), return_dtype=pl.Null)
+            return column.map_batches(_raise(self.clash), return_dtype=self.dtype)
         if feature.in_frames and images != "index":
             read = _reader(group, self.name, feature, images, self.dtype)
             return pl.struct("episode_id", column.alias("frame")).map_batches(read, return_dtype=self.dtype, is_elementwise=True)
@@ -155,7 +155,8 @@ def _target(name: str, groups: Sequence[_Group], images: str) -> _Target:
             f"feature {name!r} has types that no column can hold without loss ({kinds}). "
             "Select episodes of one of these groups, or other columns."
         )
-        return _Target(name, pl.Null(), message)
+        # Not Null: polars takes a Null column to count rows with.
+        return _Target(name, pl.List(pl.String), message)
     if len({feature.shape for feature in features}) > 1:
         return _Target(name, pl.List(_ELEMENTS[common]))
     return _Target(name, _dtype(replace(features[0], dtype=common), images))

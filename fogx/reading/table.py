@@ -42,6 +42,14 @@ class EpisodeFrame(pd.DataFrame):
     def _constructor(self) -> type[EpisodeFrame]:
         return EpisodeFrame
 
+    def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> EpisodeFrame:
+        super().__finalize__(other, method=method, **kwargs)  # type: ignore[misc]
+        # pandas carries attributes through concat, merge and join only where all inputs agree on them.
+        for source in getattr(other, "input_objs", None) or ():
+            if getattr(source, "_fogx_base", None) is not None and getattr(self, "_fogx_base", None) is None:
+                self._fogx_base = source._fogx_base
+        return self
+
     def filter(self, items: Any = None, like: str | None = None, regex: str | None = None, axis: Any = None) -> EpisodeFrame:
         """Keep rows where a boolean mask is True, or select labels as `pandas.DataFrame.filter` does.
 
@@ -55,9 +63,7 @@ class EpisodeFrame(pd.DataFrame):
             SelectionError: A mask of another length than the frame.
         """
         if like is None and regex is None and axis is None and is_mask(items):
-            if isinstance(items, pd.Series) and items.index.equals(self.index):
-                items = items.array
-            return self.loc[mask_of(items, len(self))]
+            return self.iloc[np.flatnonzero(mask_of(items, self.index))]
         return super().filter(items=items, like=like, regex=regex, axis=axis)
 
 
@@ -70,12 +76,21 @@ def is_mask(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(v, (bool, np.bool_)) for v in value)
 
 
-def mask_of(value: Any, rows: int) -> np.ndarray:
-    """Return a mask as a numpy bool array; NA counts as False.
+def mask_of(value: Any, index: pd.Index) -> np.ndarray:
+    """Return a mask as a numpy bool array, one value a row of a frame with that index; NA counts as False.
+
+    A Series is aligned by its labels, as pandas does; other masks go by position.
 
     Raises:
-        SelectionError: Not one value a row.
+        SelectionError: Not one value a row, or a Series with other labels than the frame.
     """
+    rows = len(index)
+    if isinstance(value, pd.Series) and len(value) == rows and not value.index.equals(index):
+        if not (value.index.is_unique and index.is_unique and index.isin(value.index).all()):
+            raise SelectionError(
+                "the mask is a Series with other labels than the table; make it from the same table, or give its .array."
+            )
+        value = value.reindex(index)
     mask: np.ndarray = pd.array(value, dtype="boolean").to_numpy(dtype=bool, na_value=False)
     if len(mask) != rows:
         raise SelectionError(f"the mask has {len(mask)} values, the table has {rows} rows; make it from the same table.")
@@ -130,7 +145,7 @@ def part(root: Root, rows: pa.Table) -> pd.DataFrame:
         for key, value in extra_values(text).items():
             column = shown.get(key)
             if column is None or column.dtype != object:
-                column = pd.Series([None] * rows.num_rows if column is None else list(column), dtype=object)
+                column = pd.Series([None] * rows.num_rows if column is None else column.tolist(), dtype=object)
             column[row] = value
             shown[key] = column
     ordered = {name: shown[name] for name in (*OWN, *(name for name in shown if name not in OWN))}

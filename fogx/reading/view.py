@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 
 from fogx.errors import FeatureNotFoundError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column
-from fogx.reading.episodes import Located, cells, decoder, locate
-from fogx.reading.roots import Root
+from fogx.reading.episodes import cells, decoder
 from fogx.show.html import card
+from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import read_frames
-from fogx.storage.tables.index import read_schema
+from fogx.storage.tables.index import IndexRow, read_index, read_schema
 from fogx.storage.tables.steps import read_steps
 
 
@@ -25,10 +26,10 @@ class EpisodeView:
     `view["action"]` is an array, `view[10:20]` a view of ten steps, `view[3]` a dict of one step, `len(view)` its steps.
     """
 
-    def __init__(self, root: Root, row: int, steps: range | None = None) -> None:
-        self._root = root
-        self._row = root.rows.slice(row, 1)
-        self._position = row
+    def __init__(self, store: Store, row: pa.Table, steps: range | None = None) -> None:
+        # The row itself, not its position: that changes with the dataset's next commit.
+        self._store = store
+        self._row = row
         self._steps = range(self._row["num_steps"][0].as_py()) if steps is None else steps
 
     @property
@@ -49,7 +50,7 @@ class EpisodeView:
     @property
     def schema(self) -> Schema:
         """Name → `Feature` of every feature, in order."""
-        return read_schema(self._root.store, self._row["schema_id"][0].as_py())
+        return read_schema(self._store, self._row["schema_id"][0].as_py())
 
     @property
     def features(self) -> list[str]:
@@ -59,7 +60,7 @@ class EpisodeView:
     @property
     def metadata(self) -> dict[str, Any]:
         """All metadata of the episode: cells of its row, and arrays, dicts and lists."""
-        return {**cells(self._root, self._position), **self._located.index.metadata}
+        return {**cells(self._row, 0), **self._index.metadata}
 
     @property
     def timestamps_ns(self) -> np.ndarray | None:
@@ -79,7 +80,7 @@ class EpisodeView:
             raise FeatureNotFoundError(f"{feature!r} is kept as numbers; encoded features are: {', '.join(inside) or 'none'}.")
         numbers = self._column(feature)
         valid = np.ones(self.num_steps, dtype=bool) if numbers.valid is None else numbers.valid
-        blobs = iter(read_frames(self._root.store, self._located.index.frames_of(feature), numbers.values[valid]))
+        blobs = iter(read_frames(self._store, self._index.frames_of(feature), numbers.values[valid]))
         return [next(blobs) if ok else None for ok in valid]
 
     def __len__(self) -> int:
@@ -111,7 +112,7 @@ class EpisodeView:
             IndexError: A step past the ends.
         """
         if isinstance(key, slice):
-            return EpisodeView(self._root, self._position, self._steps[key])
+            return EpisodeView(self._store, self._row, self._steps[key])
         if isinstance(key, str):
             feature = self.schema[key]
             return self._decoded(key, feature) if feature.in_frames else _masked(self._column(key))
@@ -131,15 +132,15 @@ class EpisodeView:
     def _repr_html_(self) -> str:
         rows = [(name, feature.describe(), feature.unit or "", feature.space or "") for name, feature in self.schema.items()]
         facts = {"episode": self.episode_id, "dataset": self.dataset, "steps": str(self.num_steps)}
-        facts |= {name: str(value)[:200] for name, value in cells(self._root, self._position).items() if name != "dataset"}
+        facts |= {name: str(value)[:200] for name, value in cells(self._row, 0).items() if name != "dataset"}
         return card("Episode", facts, ("feature", "stored as", "unit", "space"), rows)
 
     @functools.cached_property
-    def _located(self) -> Located:
-        return locate([(self._root, self._position)])[0]
+    def _index(self) -> IndexRow:
+        return read_index(self._store, self._row["index_file"][0].as_py(), [self._row["index_row"][0].as_py()])[0]
 
     def _column(self, name: str) -> Column:
-        column = read_steps(self._root.store, self._located.index.steps, self.schema, [name])[name]
+        column = read_steps(self._store, self._index.steps, self.schema, [name])[name]
         rows = slice(None) if self._steps == range(len(column.values)) else np.asarray(self._steps, dtype=np.int64)
         return Column(column.values[rows], None if column.valid is None else column.valid[rows])
 

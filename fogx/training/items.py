@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,12 @@ class ItemReader:
         self._cached_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "_cache": OrderedDict(), "_cached_bytes": 0}
+        # A spawned worker starts with the defaults; it should keep to what the user set.
+        return {"index": self.index, "_config": config()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config(**{f.name: getattr(state["_config"], f.name) for f in fields(state["_config"])})
+        self.__init__(state["index"])  # type: ignore[misc]
 
     def step(self, item: int) -> dict[str, Any]:
         """Return one step: arrays of `shape`, cameras (C, H, W), and `episode_id`, `step_index`."""
@@ -82,6 +89,19 @@ class ItemReader:
         while self._cached_bytes > config().memory_mb << 20 and len(self._cache) > 1:
             self._cached_bytes -= self._cache.popitem(last=False)[1][1]
         return columns
+
+
+def _copied(values: np.ndarray) -> np.ndarray:
+    copy = values.copy()
+    if copy.dtype == object and copy.ndim == 1:
+        for position, value in enumerate(copy):
+            copy[position] = value.copy() if isinstance(value, np.ndarray) else value
+    return copy
+
+
+def _size(values: np.ndarray) -> int:
+    """Return about how many bytes values take, objects included."""
+    return values.nbytes + (sum(sys.getsizeof(value) for value in values.reshape(-1)) if values.dtype == object else 0)
 
 
 def _frames(entry: Entry, name: str, feature: Feature, numbers: np.ndarray, valid: np.ndarray) -> Any:

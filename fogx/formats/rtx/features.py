@@ -119,6 +119,10 @@ def _check_names(path: str, node: Any, where: str) -> None:
             _check_names(path, item, where)
     if not isinstance(node, dict):
         return
+    for key in ("json", "content"):
+        # TFDS parses these strings as JSON of features again.
+        if isinstance(text := node.get(key), str) and text.lstrip()[:1] in ("{", "["):
+            _check_names(path, json.loads(text), where)
     legacy = node.get("type") if "content" in node else None
     for name in (node.get("pythonClassName"), node.get("python_class_name"), legacy):
         if isinstance(name, str) and not name.startswith(_CLASSES):

@@ -42,6 +42,10 @@ def canonical_root(path: str | os.PathLike[str]) -> str:
             raise NotADatasetError(
                 f"{text!r} names no bucket; give one, e.g. {text.rstrip('/')}//bucket/folder.".replace("////", "//")
             )
+        if "@" in body.split("/", 1)[0]:
+            raise NotADatasetError(
+                "a URL must not hold a user or password, which would be shown and kept; give storage_options=."
+            )
         return match.group().lower() + body
     local = os.path.abspath(os.path.expanduser(text))
     if os.path.exists(local) and not os.path.isdir(local):

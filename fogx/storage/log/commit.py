@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tenacity
 
-from fogx.errors import ConflictError, CorruptDataError, EpisodeNotFoundError, StorageError, listing
+from fogx.errors import ConflictError, CorruptDataError, EpisodeNotFoundError, FogxError, StorageError, listing
 from fogx.storage.files.durable import fsync_files
 from fogx.storage.files.paths import join
 from fogx.storage.files.store import Store
@@ -43,6 +44,7 @@ class EpisodeLog:
 
     def __init__(self, store: Store, version: int | None = None) -> None:
         self.store = store
+        self._lock = threading.RLock()
         self._table = roots.open_table(store, version)
         self._files: dict[str, pa.Table] = {}
         self._durable = -1
@@ -53,13 +55,20 @@ class EpisodeLog:
 
     def refresh(self) -> None:
         """Move this handle to the newest version."""
-        self._update()
-        self.version = self._table.version()
-        self.rows = self._latest()
+        with self._lock:
+            self._update()
+            self.version = self._table.version()
+            self.rows = self._latest()
 
     def newest(self) -> int:
         """Return the newest version that there is, without moving to it."""
         return int(roots.open_table(self.store).version())
+
+    def source_keys(self) -> frozenset[str]:
+        """Return the `source_key`s of the newest version, without moving to it."""
+        with self._lock:
+            self._update()
+            return frozenset(self._latest()["source_key"].to_pylist()) - {None}
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, operation: str, sources: Sequence[str] = ()) -> list[str]:
         """Publish episodes in one commit, durably, and return the ids that were added.
@@ -74,11 +83,16 @@ class EpisodeLog:
             StorageError: The commit could not be made; nothing of it is visible.
         """
 
-        def attempt(first: bool) -> list[str]:
+        def attempt() -> list[str]:
             latest = self._latest()
-            wanted = _not_there(rows, latest, check_ids=not first)
+            # Ids that are there already came through a commit whose answer was lost, or whose last step failed.
+            mine = latest.filter(pc.is_in(latest["episode_id"], pa.array([row["episode_id"] for row in rows], pa.string())))
+            if mine.num_rows:
+                self._sync(self._table.version())
+                self.rows = _stacked(self.rows, mine)
+            wanted = _not_there(rows, latest)
             if not wanted:
-                return [] if first else [str(row["episode_id"]) for row in rows]
+                return list(mine["episode_id"].to_pylist())
             fitted = fit_cells(latest, [row["metadata"] for row in wanted])
             self._adapt(fitted.added, fitted.widened)
             system = [{k: v for k, v in row.items() if k != "metadata"} for row in wanted]
@@ -89,7 +103,7 @@ class EpisodeLog:
             table = pa.Table.from_pylist(full, schema=self._schema())
             self._commit_rows(table, "append", operation, len(full), sources)
             self.rows = _stacked(self.rows, table)
-            return [str(row["episode_id"]) for row in wanted]
+            return [*mine["episode_id"].to_pylist(), *(str(row["episode_id"]) for row in wanted)]
 
         return self._retrying(attempt, operation) if rows else []
 
@@ -107,7 +121,7 @@ class EpisodeLog:
         """
         ids = sorted({episode_id for cells in changes.values() for episode_id in cells})
 
-        def attempt(_: bool) -> int:
+        def attempt() -> int:
             latest = self._latest()
             self._check_edit(changes, ids, latest, base)
             known = dict(zip(latest["episode_id"].to_pylist(), latest["_extra"].to_pylist(), strict=True))
@@ -135,7 +149,7 @@ class EpisodeLog:
     def delete(self, ids: Sequence[str], *, operation: str = "delete") -> int:
         """Take episodes out of the table in one commit; their data files stay."""
 
-        def attempt(_: bool) -> int:
+        def attempt() -> int:
             present = set(self._latest()["episode_id"].to_pylist())
             there = sorted(set(ids) & present)
             if there:
@@ -276,33 +290,43 @@ class EpisodeLog:
                 f"{listing(clashes, most=5)}. Nothing was changed; call refresh(), get_episode_info() again, and repeat the edit."
             )
 
-    def _retrying(self, attempt: Callable[[bool], T], operation: str) -> T:
+    def _retrying(self, attempt: Callable[[], T], operation: str) -> T:
         """Run one commit until it meets no other writer's."""
         from deltalake.exceptions import CommitFailedError, DeltaError
 
-        roots.check_writable(self.store, self._table)
         for trial in _trials(CommitFailedError):
-            with trial:
+            with trial, self._lock:
                 self._update()
                 roots.check_writable(self.store, self._table)
                 try:
-                    return attempt(trial.retry_state.attempt_number == 1)
+                    return attempt()
                 except CommitFailedError:
                     raise
-                except DeltaError as error:
-                    raise StorageError(f"{self.store.root}: {operation} could not be committed: {error}") from error
+                except (DeltaError, OSError) as error:
+                    if isinstance(error, FogxError):
+                        raise
+                    raise StorageError(
+                        f"{self.store.root}: {operation} could not be committed: {error}. It can be tried again; it is not done twice."
+                    ) from error
         raise AssertionError("unreachable")
 
     def _after_commit(self) -> None:
         """Make everything up to the version just committed durable, other writers' entries too; then move on."""
+        from deltalake.exceptions import DeltaError
+
         version = self._table.version()
-        if self.store.is_local:
-            self._sync_entries(version)
+        self._sync(version)
         if version % CHECKPOINT_EVERY == 0:
-            self._checkpoint(version)
+            try:
+                self._checkpoint(version)
+            except (DeltaError, StorageError, OSError) as error:
+                # The commit is durable; a checkpoint only makes opening faster.
+                logger.warning("%s: the checkpoint of version %d failed and was left out: %s", self.store.root, version, error)
         self.version = version
 
-    def _sync_entries(self, version: int) -> None:
+    def _sync(self, version: int) -> None:
+        if not self.store.is_local:
+            return
         folder = join(self.store.root, roots.LOG_FOLDER)
         entries = sorted(name for name in self.store.sizes(roots.LOG_FOLDER) if name.endswith(".json") and name[:20].isdigit())
         fresh = [name for name in entries if self._durable < int(name[:20]) <= version]
@@ -325,7 +349,7 @@ class EpisodeLog:
         try:
             pq.read_table(pa.BufferReader(data), use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"{self.store.root}: {name} was written damaged: {error}. The commit itself is safe.") from error
+            raise StorageError(f"{name} was written damaged: {error}") from error
         if self.store.is_local:
             last = join(self.store.root, roots.LOG_FOLDER, "_last_checkpoint")
             fsync_files([join(self.store.root, name), last])
@@ -360,14 +384,15 @@ def _commit_options(operation: str, episodes: int, *, transactions: Sequence[Any
     return {"commit_properties": properties, "post_commithook_properties": hooks}
 
 
-def _not_there(rows: Sequence[Mapping[str, Any]], latest: pa.Table, *, check_ids: bool) -> list[Mapping[str, Any]]:
-    """Leave out rows whose source is there already and, after a lost answer, those that were committed after all."""
+def _not_there(rows: Sequence[Mapping[str, Any]], latest: pa.Table) -> list[Mapping[str, Any]]:
+    """Leave out rows that are there already, or whose source is."""
     sources = set(latest["source_key"].to_pylist()) - {None} if any(row["source_key"] for row in rows) else set()
-    ids = set(latest["episode_id"].to_pylist()) if check_ids else set()
+    ids = set(latest["episode_id"].to_pylist())
     return [row for row in rows if row["source_key"] not in sources and row["episode_id"] not in ids]
 
 
 def _stacked(rows: pa.Table, added: pa.Table) -> pa.Table:
+    rows = rows.filter(pc.invert(pc.is_in(rows["episode_id"], added["episode_id"].combine_chunks())))
     return _by_id(pa.concat_tables([aligned(rows, added.schema), added]))
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fogx.errors import MetadataError, listing
+from fogx.feature import STEP_KEYS
 from fogx.storage.tables.nested import encode_nested, split_metadata
 
 BASE = pa.schema(
@@ -39,8 +40,11 @@ BASE = pa.schema(
 EDITABLE = {"dataset": str, "split": str, "control_hz": float, "success": bool}
 """fogx's own columns that a user may give and edit, with their types."""
 
-RESERVED = frozenset({*BASE.names, "root", "duration_s"} - set(EDITABLE))
+RESERVED = frozenset({*BASE.names, *STEP_KEYS, "root", "duration_s"} - set(EDITABLE))
 """Names that a user's metadata may not take."""
+
+_EXACT = {pa.float32(): 1 << 24, pa.float64(): 1 << 53}
+"""Up to this size every int is exact in that float type, so that the smallest and largest of a column speak for all."""
 
 _WIDER = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64())
 
@@ -89,9 +93,13 @@ def plain(value: Any, key: str) -> Any:
     Raises:
         MetadataError: A type that no cell holds.
     """
+    if isinstance(value, str) and not value.isascii() and value.encode(errors="ignore").decode() != value:
+        raise MetadataError(
+            f"metadata {key!r}: the text is not valid Unicode (a lone surrogate); give bytes, or decode it properly."
+        )
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
-    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
         return value if value.dtype.itemsize < 8 and value.dtype.kind in "if" else value.item()
     if isinstance(value, np.str_):
         return str(value)
@@ -130,6 +138,8 @@ def fit(value: Any, kind: pa.DataType) -> Any | None:
         bits = kind.bit_width - 1
         return value if -(1 << bits) <= value < 1 << bits else None
     if pa.types.is_floating(kind) and natural not in (pa.bool_(), pa.string(), pa.binary()):
+        if pa.types.is_integer(natural) and abs(value) > _EXACT[kind]:
+            return None  # some such ints are exact, but arrow casts none of them
         cast = float(np.float32(value)) if kind == pa.float32() else float(value)
         return cast if cast == value or value != value else None
     return None
@@ -226,7 +236,12 @@ def extra_values(text: str | None) -> dict[str, Any]:
 
 
 def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return a table with exactly the schema's columns: absent ones null, others cast without loss."""
+    """Return a table with exactly the schema's columns: absent ones null, others cast."""
     names = set(table.column_names)
-    columns = [table[f.name].cast(f.type) if f.name in names else pa.nulls(table.num_rows, f.type) for f in schema]
+    columns = [_cast(table[f.name], f.type) if f.name in names else pa.nulls(table.num_rows, f.type) for f in schema]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    # Written values were checked; an int past 2**53 can only stand in rows that were deleted before their column widened.
+    return column.cast(kind, safe=not (pa.types.is_integer(column.type) and pa.types.is_floating(kind)))

@@ -1,0 +1,157 @@
+"""Faults found by review, each with the few lines that showed it."""
+
+import json
+import sys
+import threading
+
+import pandas as pd
+import polars as pl
+import pytest
+
+import fogx as fox
+from fogx.errors import FeatureError, FogxError, ImportConflictError, SelectionError, StorageError
+from fogx.storage.log.commit import EpisodeLog
+
+
+def _record(dataset, value, **metadata):
+    with dataset.new_episode(metadata) as episode:
+        for step in range(3):
+            episode.add("action", 100.0 * value + step)
+    return episode.episode_id
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    fox.config(progress=False)
+    return fox.Dataset(tmp_path / "lab")
+
+
+def test_a_view_stays_with_its_episode(dataset):
+    ids = [_record(dataset, n, x=n) for n in range(3)]
+    view = dataset.episodes[1]
+    dataset.delete(ids[0])
+    assert view[0:2].episode_id == view.episode_id == ids[1]
+    assert view["action"].tolist() == [100, 101, 102]
+    assert view.metadata["x"] == 1
+    for each in dataset:
+        dataset.delete(each)
+    assert len(dataset) == 0
+
+
+@pytest.mark.parametrize("step", ["_checkpoint", "_after_commit", "_sync"])
+def test_closing_again_after_a_late_failure_doubles_nothing(dataset, monkeypatch, step):
+    monkeypatch.setattr("fogx.storage.log.commit.CHECKPOINT_EVERY", 1)
+    _record(dataset, 0)
+    episode = dataset.new_episode()
+    episode.add("action", 1.0)
+
+    def fail(self, *arguments):
+        raise StorageError("the disk said no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeLog, step, fail)
+        if step == "_checkpoint":
+            episode.close()
+        else:
+            with pytest.raises(StorageError):
+                episode.close()
+            assert not episode.closed
+    if not episode.closed:
+        episode.close()
+    assert len(dataset) == len(fox.Dataset(dataset.path)) == 2
+    assert fox.Dataset(dataset.path).get_episode_info()["episode_id"].is_unique
+
+
+def test_episodes_closed_in_threads_are_all_seen(dataset):
+    episodes = [dataset.new_episode() for _ in range(8)]
+    for episode in episodes:
+        episode.add("action", 1.0)
+    threads = [threading.Thread(target=episode.close) for episode in episodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(dataset) == len(fox.Dataset(dataset.path)) == 8
+
+
+def test_a_series_mask_is_aligned_by_its_labels(dataset):
+    for n in range(3):
+        _record(dataset, n, k=n)
+    info = dataset.get_episode_info()
+    turned = info.sort_values("k", ascending=False)
+    assert turned.filter(info["k"] == 0)["k"].tolist() == [0]
+    assert [view.metadata["k"] for view in dataset.read_by(turned["k"] == 0)] == [0]
+    assert [view.metadata["k"] for view in dataset.read_by(info.set_index("episode_id")["k"] == 2)] == [2]
+    with pytest.raises(SelectionError, match="labels"):
+        dataset.read_by(turned.set_axis(["a", "b", "c"])["k"] == 0)
+
+
+@pytest.mark.parametrize("how", ["concat", "merge", "join"])
+def test_frames_that_went_through_pandas_know_what_they_came_from(dataset, how):
+    ids = [_record(dataset, n, x=1) for n in range(2)]
+    info = dataset.get_episode_info()
+    more = pd.DataFrame({"episode_id": ids, "y": [7, 7]})
+    dataset.tag(ids[0], x=2)
+    edited = {
+        "concat": lambda: pd.concat([info]).assign(y=7),
+        "merge": lambda: info.merge(more, on="episode_id"),
+        "join": lambda: info.join(more[["y"]]),
+    }[how]()
+    dataset.update_episode_info(edited)
+    again = dataset.get_episode_info()
+    assert again["x"].tolist() == [2, 1]
+    assert again["y"].tolist() == [7, 7]
+
+
+def test_large_ints_never_widen(dataset):
+    for value in (0, 2**53 + 1, 2**60, 2**60 + 2):
+        _record(dataset, 0, x=value)
+    with pytest.warns(UserWarning, match="x"):
+        _record(dataset, 0, x=0.5)
+    assert dataset.get_episode_info()["x"].tolist() == [0, 2**53 + 1, 2**60, 2**60 + 2, 0.5]
+
+
+def test_another_handles_import_counts(tmp_path, bridge_dir, dataset):
+    other = fox.Dataset(dataset.path)
+    other.load_rtx_episodes(bridge_dir, split="train[:2]")
+    late = fox.Dataset(dataset.path)
+    late.load_rtx_episodes(bridge_dir, split="train[2:4]")
+    with pytest.raises(ImportConflictError, match="4 of the episodes"):
+        other.load_rtx_episodes(bridge_dir, split="train[:4]", on_existing="error")
+    assert len(other.load_rtx_episodes(bridge_dir, split="train[2:4]", on_existing="append")) == 2
+
+
+def test_counting_rows_needs_no_common_type(dataset):
+    _record(dataset, 1)
+    with dataset.new_episode() as episode:
+        episode.add("action", "text")
+    assert dataset.get_step_data().select(pl.len()).collect().item() == 4
+
+
+def test_an_unchanged_frame_with_clashes_changes_nothing(dataset):
+    _record(dataset, 1, x=1)
+    with pytest.warns(UserWarning, match="x"):
+        _record(dataset, 1, x="text")
+    version = dataset.version
+    assert dataset.update_episode_info(dataset.get_episode_info()) == 0
+    assert dataset.version == version
+
+
+def test_features_json_runs_no_code_hidden_in_a_string(tmp_path, bridge_dir, monkeypatch, dataset):
+    (tmp_path / "evilmod.py").write_text("import sys; sys.ran_evil = True")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "evil" / "1.0.0"
+    source.mkdir(parents=True)
+    for path in bridge_dir.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    features = json.loads((source / "features.json").read_text())
+    core = "tensorflow_datasets.core.features."
+    features["featuresDict"]["features"]["steps"] = {
+        "pythonClassName": core + "dataset_feature.Dataset",
+        "jsonFeature": {"json": json.dumps({"feature": {"type": "evilmod.X", "content": {}}, "length": None})},
+    }
+    (source / "features.json").write_text(json.dumps(features))
+    with pytest.raises((FeatureError, FogxError)):
+        dataset.load_rtx_episodes(source)
+    assert not hasattr(sys, "ran_evil")
+    assert "evilmod" not in sys.modules
