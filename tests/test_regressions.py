@@ -155,3 +155,48 @@ def test_features_json_runs_no_code_hidden_in_a_string(tmp_path, bridge_dir, mon
         dataset.load_rtx_episodes(source)
     assert not hasattr(sys, "ran_evil")
     assert "evilmod" not in sys.modules
+
+
+def test_two_exports_of_one_name_are_two_sources(tmp_path, dataset):
+    for n in range(4):
+        _record(dataset, n)
+    info = dataset.get_episode_info()
+    exports = [dataset.export(part, path=tmp_path / f"e{n}") for n, part in enumerate([info.head(2), info.tail(2)])]
+    other = fox.Dataset(tmp_path / "other")
+    assert [len(other.load_rtx_episodes(folder)) for folder in [*exports, *exports]] == [2, 2, 0, 0]
+    assert sorted(view["action"][0] for view in other) == [0, 100, 200, 300]
+
+
+def test_metadata_arrays_left_out_of_an_export_are_named(tmp_path, dataset, caplog):
+    with dataset.new_episode({"camera": {"fx": 1.0}}) as episode:
+        episode.add("action", 1.0)
+    dataset.export(path=tmp_path / "e")
+    assert "camera" in caplog.text
+
+
+def test_no_password_in_a_url(tmp_path):
+    with pytest.raises(FogxError) as caught:
+        fox.Dataset("https://user:hunter2@host/x")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [-1, "x", True])
+def test_versions_that_are_none(dataset, version):
+    _record(dataset, 1)
+    with pytest.raises(LookupError, match="version"):
+        fox.Dataset(dataset.path, version=version)
+
+
+def test_spawned_workers_keep_the_users_settings(dataset):
+    from multiprocessing.reduction import ForkingPickler
+
+    _record(dataset, 1)
+    before = fox.config()
+    try:
+        fox.config(max_pixels=1000)
+        pickled = ForkingPickler.dumps(dataset.as_pytorch_dataset())
+        fox.config(max_pixels=before.max_pixels)
+        ForkingPickler.loads(pickled)
+        assert fox.config().max_pixels == 1000
+    finally:
+        fox.config(max_pixels=before.max_pixels)

@@ -15,6 +15,7 @@ from fogx.errors import ExistsError, MetadataError, StorageError
 from fogx.feature import Feature, Schema
 from fogx.formats.rtx.declare import targets
 from fogx.formats.rtx.encode import EpisodeEncoder
+from fogx.formats.rtx.names import EXPORT_ID
 from fogx.formats.rtx.splits import TEMPLATE
 from fogx.formats.rtx.tfds import part
 from fogx.formats.rtx.tfrecord import RecordWriter
@@ -170,5 +171,7 @@ def _write_info(folder: str, name: str, version: str, split: str, shards: _Shard
             messages.SplitInfo(name=split, filepath_template=TEMPLATE, shard_lengths=shards.lengths, num_bytes=shards.num_bytes)
         ],
     )
+    with open(os.path.join(folder, EXPORT_ID), "x", encoding="ascii") as file:
+        file.write(uuid.uuid4().hex)
     with open(os.path.join(folder, "dataset_info.json"), "x", encoding="utf-8") as file:
         file.write(import_module("google.protobuf.json_format").MessageToJson(info, indent=2, sort_keys=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from fogx.formats.rtx.features import read_layout
-from fogx.formats.rtx.names import find_builder, identity
+from fogx.formats.rtx.names import export_id, find_builder, identity
 from fogx.formats.rtx.splits import plan_shards, read_info
 from fogx.formats.rtx.tfrecord import read_records
 from fogx.formats.rtx.values import read_content
@@ -41,11 +41,13 @@ class RtxLoader:
         info = read_info(folder)
         read_layout(folder)
         dataset, version = identity(folder, info.version, info.config_name)
+        own = export_id(folder)
+        edition = f"{version}@{own}" if own else version
         return [
             ShardTask(
                 loader="rtx",
                 location=piece.path,
-                source=f"rlds:{dataset}/{version}/{piece.split}",
+                source=f"rlds:{dataset}/{edition}/{piece.split}",
                 shard=piece.shard,
                 first=piece.first,
                 stop=piece.stop,

@@ -11,6 +11,10 @@ from fogx.storage.files.paths import is_url
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 """Where TFDS itself keeps datasets."""
 
+EXPORT_ID = "fogx_export_id"
+"""File beside `features.json` with the 32 hex digits that tell fogx's exports apart; other readers pass it over."""
+
+_HEX = re.compile(r"[0-9a-f]{32}")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -52,6 +56,16 @@ def identity(folder: str, version: str, config: str) -> tuple[str, str]:
         folder, version = os.path.split(folder)
     parent, name = os.path.split(folder)
     return (f"{os.path.basename(parent)}/{name}" if config and config == name else name), version
+
+
+def export_id(folder: str) -> str | None:
+    """Return the id that fogx gave an export: two exports may share name and version, and are different sources all the same."""
+    try:
+        with open(os.path.join(folder, EXPORT_ID), encoding="ascii") as file:
+            text = file.read(64)
+    except (OSError, ValueError):
+        return None
+    return text if _HEX.fullmatch(text) else None
 
 
 def _places(name: str, data_dir: str | None) -> list[tuple[str, str]]:

@@ -252,6 +252,7 @@ def test_files_are_bounded_and_named_by_their_number(tmp_path: Path, load: Load)
     assert sorted(p.name for p in path.iterdir()) == [
         "dataset_info.json",
         "features.json",
+        "fogx_export_id",
         *(f"toy-val.tfrecord-{i:05d}-of-00005" for i in range(5)),
     ]
     info = json.loads((path / "dataset_info.json").read_text())
