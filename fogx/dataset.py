@@ -255,11 +255,11 @@ class Dataset:
         changes, base = changed_cells(self._roots, info)
         return self._roots.write.writable().edit(changes, operation="update_episode_info", base=base) if changes else 0
 
-    def tag(self, episodes: Any = None, **values: Any) -> int:
+    def tag(self, episodes: Any, **values: Any) -> int:
         """Set columns of the selected episodes to the values given, in one commit; returns how many episodes were tagged.
 
         Args:
-            episodes: As in `read_by`; all must lie in the write root.
+            episodes: As in `read_by`, `None` for all; they must lie in the write root.
             values: Column → value; `None` empties the cells.
 
         Raises:
@@ -335,7 +335,7 @@ class Dataset:
         return export_episodes(self._roots.write, choose(self._roots, episodes), format, path, name, options)
 
     def as_pytorch_dataset(
-        self, episodes: Any = None, *, features: Sequence[str] | None = None, level: str = "step"
+        self, episodes: Any = None, *, features: str | Sequence[str] | None = None, level: str = "step"
     ) -> StepDataset:
         """Return a map-style `torch.utils.data.Dataset` over the selected episodes; safe in forked and spawned workers.
 

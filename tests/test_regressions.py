@@ -200,3 +200,60 @@ def test_spawned_workers_keep_the_users_settings(dataset):
         assert fox.config().max_pixels == 1000
     finally:
         fox.config(max_pixels=before.max_pixels)
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a\\b", "a#b", "a?b", "a[1]", "a^b", "a|b"])
+def test_paths_that_the_table_library_misreads_are_refused_at_once(tmp_path, name):
+    with pytest.raises(StorageError, match="must not hold"):
+        fox.Dataset(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "100%", "*", "{x}", "a=b;c&d'e\"", "..a", "~x"])
+def test_other_odd_paths_work(tmp_path, name):
+    dataset = fox.Dataset(tmp_path / name)
+    for n in range(2):
+        _record(dataset, n)
+    again = fox.Dataset(tmp_path / name)
+    again.tag(None, k=1)
+    again.delete(again.get_episode_info().head(1))
+    assert [len(fox.Dataset(tmp_path / name)), len(again.history()) > 4, len(again.at(2))] == [1, True, 2]
+    assert again.get_step_data().collect().height == 3
+
+
+def test_versions_come_from_history(dataset):
+    for n in range(2):
+        _record(dataset, n)
+    version = dataset.history()["version"].iloc[1]
+    assert len(dataset.at(version)) == len(fox.Dataset(dataset.path, version=version)) == 1
+    for pinned in (dataset.at(version), fox.Dataset(dataset.path, version=version)):
+        assert (len(pinned.refresh()), pinned.version) == (1, version)
+
+
+def test_a_slice_never_stands_for_its_episode(dataset):
+    _record(dataset, 1)
+    view = dataset.episodes[0]
+    for call in (dataset.get_step_data, dataset.as_pytorch_dataset, dataset.read_by, dataset.export, dataset.delete):
+        with pytest.raises(SelectionError, match="slice"):
+            call(view[1:2])
+    assert dataset.get_step_data(view[:]).collect().height == 3
+
+
+def test_a_misspelled_selection_tags_nothing(dataset):
+    _record(dataset, 1)
+    with pytest.raises(TypeError, match="episodes"):
+        dataset.tag(selection=[], label="bad")
+    assert "label" not in dataset.get_episode_info().columns
+
+
+def test_what_was_skipped_is_seen(dataset, bridge_dir):
+    handle = fox.Dataset(dataset.path)
+    _record(handle, 1)
+    fox.Dataset(dataset.path).load_rtx_episodes(bridge_dir, split="train[:2]")
+    assert handle.load_rtx_episodes(bridge_dir, split="train[:2]") == []
+    assert len(handle) == 3
+
+
+def test_one_feature_may_be_named_alone(dataset):
+    _record(dataset, 1)
+    assert dataset.as_pytorch_dataset(features="action").features == ["action"]

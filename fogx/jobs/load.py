@@ -91,6 +91,8 @@ def load_episodes(
                 "The same call imports the rest, each episode once."
             )
             raise
+    if skipped:
+        log.refresh()  # what another process imported is there, and the caller is told so: this handle should show it
     # Nothing added may be a surprise: another source under the same name and version counts as the same episodes.
     level = logging.WARNING if skipped and not added else logging.INFO
     logger.log(level, "%s: added %d episodes of %r, skipped %d that were imported before", root.path, len(added), name, skipped)

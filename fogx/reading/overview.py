@@ -7,7 +7,7 @@ from collections import Counter
 import pandas as pd
 
 from fogx.errors import UnknownNameError
-from fogx.reading.roots import Root, Roots
+from fogx.reading.roots import Root, Roots, is_version
 from fogx.show.html import card
 from fogx.storage.files.store import Store
 
@@ -58,11 +58,11 @@ def open_at(roots: Roots, version: int) -> Roots:
         UnknownNameError: No such version; says which there are.
     """
     newest = roots.write.log.newest() if roots.write.log else -1
-    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= newest:
+    if not is_version(version) or version > newest:
         have = f"versions 0 to {newest}" if newest >= 0 else "no version yet"
         raise UnknownNameError(f"{roots.write.path} has {have}, {version!r} was asked for; history() lists them.")
     store = Store(roots.write.path, roots.write.store.options)
-    return roots.with_write(Root(store, version=version, read_only=True))
+    return roots.with_write(Root(store, version=int(version), read_only=True))
 
 
 def _episodes(roots: Roots) -> str:

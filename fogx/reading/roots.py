@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +19,11 @@ from fogx.storage.log import root as log_root
 from fogx.storage.log.commit import EpisodeLog
 from fogx.storage.log.rows import BASE
 from fogx.storage.tables.index import read_index
+
+
+def is_version(version: object) -> bool:
+    """Return whether a value could be the number of a version: any whole number from 0, numpy's too."""
+    return isinstance(version, (int, np.integer)) and not isinstance(version, bool) and bool(version >= 0)
 
 
 class Root:
@@ -34,6 +40,7 @@ class Root:
         self.store = store
         self.read_only = read_only
         self._name = name
+        self._pinned = version is not None
         self._lock = threading.Lock()
         self._log = EpisodeLog(store, version) if log_root.exists(store) else None
 
@@ -83,7 +90,9 @@ class Root:
             return self._log
 
     def refresh(self) -> None:
-        """Move to the newest version."""
+        """Move to the newest version; a root that looks at an old version stays there."""
+        if self._pinned:
+            return
         if self._log is not None:
             self._log.refresh()
         elif log_root.exists(self.store):
@@ -121,9 +130,11 @@ class Roots:
             raise SelectionError("a dataset needs a place: give path=, or load_from= with at least one folder or URL.")
         options = StorageOptions(storage_options)
         stores = list({store.root: store for store in (Store(place, options) for place in places)}.values())
-        if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
+        if version is not None and not is_version(version):
             raise UnknownNameError(f"version={version!r} is no version; give a whole number that history() lists.")
-        self.write = Root(stores[0], name, version=version, read_only=read_only or version is not None)
+        self.write = Root(
+            stores[0], name, version=None if version is None else int(version), read_only=read_only or version is not None
+        )
         self.all = [self.write, *(Root(store, read_only=True) for store in stores[1:])]
         missing = [root.path for root in self.all if root.log is None and root.read_only]
         if missing:

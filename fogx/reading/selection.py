@@ -80,9 +80,15 @@ def _ids(selection: Any) -> Iterable[str]:
     if isinstance(selection, str) or hasattr(selection, "episode_id"):
         selection = [selection]
     try:
-        items = [getattr(item, "episode_id", item) for item in selection]
+        given = list(selection)
     except TypeError:
-        items = [selection]
+        given = [selection]
+    if any(not getattr(item, "is_whole", True) for item in given):
+        raise SelectionError(
+            "a slice of an episode was given where whole episodes are selected; give the whole view, and choose steps with "
+            "get_step_data(...).filter(pl.col('step_index')...), or read the slice's own arrays."
+        )
+    items = [getattr(item, "episode_id", item) for item in given]
     wrong = [item for item in items if not isinstance(item, str)]
     if wrong:
         raise SelectionError(

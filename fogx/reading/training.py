@@ -14,13 +14,14 @@ from fogx.training.index import Entry, TrainingIndex
 logger = logging.getLogger("fogx")
 
 
-def training_index(chosen: Sequence[tuple[Root, int]], names: Sequence[str] | None) -> TrainingIndex:
+def training_index(chosen: Sequence[tuple[Root, int]], names: str | Sequence[str] | None) -> TrainingIndex:
     """Return the index of episodes for training; see `Dataset.as_pytorch_dataset`.
 
     Args:
         chosen: The episodes, in order.
         names: Features that items carry; `None` takes those that all episodes share.
     """
+    names = [names] if isinstance(names, str) else names
     located = locate(chosen, ("steps", "frames"))
     schemas = [member.schema for member in located]
     entries = [

@@ -48,6 +48,11 @@ class EpisodeView:
         return len(self._steps)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether this is all of the episode, not a slice of its steps."""
+        return self._steps == range(self._row["num_steps"][0].as_py())
+
+    @property
     def schema(self) -> Schema:
         """Name → `Feature` of every feature, in order."""
         return read_schema(self._store, self._row["schema_id"][0].as_py())

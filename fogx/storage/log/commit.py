@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
 import json
 import logging
 import os
@@ -190,8 +192,9 @@ class EpisodeLog:
         if missing:
             raise CorruptDataError(f"{self.store.root}: the episodes table lacks the columns {listing(missing)}.")
         paths = pa.table(self._table.get_add_actions(flatten=True))["path"].to_pylist()
-        self._files = {path: self._files[path] if path in self._files else self._read(path) for path in paths}
-        tables = [aligned(table, schema) for table in self._files.values()]
+        held = {path: self._files[path] if path in self._files else self._read(path) for path in paths}
+        self._files = {path: aligned(table, schema) for path, table in held.items()}
+        tables = list(self._files.values())
         return _by_id(pa.concat_tables(tables)) if tables else schema.empty_table()
 
     def _read(self, path: str) -> pa.Table:
@@ -377,11 +380,19 @@ def _give_up(state: tenacity.RetryCallState) -> None:
 def _commit_options(operation: str, episodes: int, *, transactions: Sequence[Any] = ()) -> dict[str, Any]:
     from deltalake import CommitProperties, PostCommitHookProperties
 
-    about = {"fogx_operation": operation, "fogx_episodes": episodes, "userName": os.environ.get("USER") or "unknown"}
+    about = {"fogx_operation": operation, "fogx_episodes": episodes, "userName": _user()}
     properties = CommitProperties(custom_metadata=about, app_transactions=list(transactions) or None)
     # Checkpoints are ours: written, synced and read back.
     hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
     return {"commit_properties": properties, "post_commithook_properties": hooks}
+
+
+@functools.cache
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return "unknown"
 
 
 def _not_there(rows: Sequence[Mapping[str, Any]], latest: pa.Table) -> list[Mapping[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from typing import Any
 
@@ -15,6 +16,8 @@ from fogx.storage.log.rows import BASE
 
 FORMAT_VERSION = 1
 """Version of the storage format that this fogx reads and writes."""
+
+_MISREAD = re.compile(r"[#?\[\]^|\\]|%[0-9A-Fa-f]{2}")
 
 LOG_FOLDER = "episodes/_delta_log"
 
@@ -28,8 +31,15 @@ def exists(store: Store) -> bool:
     """Return whether the root holds a dataset.
 
     Raises:
+        StorageError: A local path that the table library would misread.
         CorruptDataError: The log holds an entry of no bytes: a write that power loss cut.
     """
+    if store.is_local and (odd := _MISREAD.search(store.root)):
+        # Measured, not guessed: with these in a path delta-rs opens another folder, loses the history, or panics.
+        raise StorageError(
+            f"{store.root}: a dataset's path must not hold {odd.group()!r}: the table library reads another path out of it. "
+            "Use a folder without any of # ? [ ] ^ | \\ and without % before two hex digits."
+        )
     entries = {name: size for name, size in store.sizes(LOG_FOLDER).items() if name.endswith(".json")}
     empty = sorted(name for name, size in entries.items() if size == 0)
     if empty:

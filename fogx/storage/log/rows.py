@@ -237,6 +237,8 @@ def extra_values(text: str | None) -> dict[str, Any]:
 
 def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return a table with exactly the schema's columns: absent ones null, others cast."""
+    if table.schema.equals(schema):
+        return table
     names = set(table.column_names)
     columns = [_cast(table[f.name], f.type) if f.name in names else pa.nulls(table.num_rows, f.type) for f in schema]
     return pa.Table.from_arrays(columns, schema=schema)
