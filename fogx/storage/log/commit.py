@@ -322,7 +322,9 @@ class EpisodeLog:
         if version % CHECKPOINT_EVERY == 0:
             try:
                 self._checkpoint(version)
-            except (DeltaError, StorageError, OSError) as error:
+                # A handle slows down with every commit it follows; one opened from the checkpoint does not know them.
+                self._table = roots.open_table(self.store, version)
+            except (DeltaError, FogxError, OSError) as error:
                 # The commit is durable; a checkpoint only makes opening faster.
                 logger.warning("%s: the checkpoint of version %d failed and was left out: %s", self.store.root, version, error)
         self.version = version
