@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -28,6 +28,9 @@ NUMERIC_DTYPES = (
     "float64",
 )
 DTYPES = (*NUMERIC_DTYPES, "str", "bytes")
+
+LARGE = 16 * 1024
+"""Values of more bytes go to `frames`, losslessly compressed, never to `steps`."""
 
 STEP_KEYS = ("episode_id", "step_index", "timestamp_ns")
 """fogx's own columns of every step; no feature may take these names."""
@@ -196,6 +199,11 @@ def role_of(name: str) -> str:
     if head in SIGNALS:
         return "signal"
     return "language" if name.rsplit("/", 1)[-1].startswith(("language_", "natural_language_")) else "observation"
+
+
+def fits_shape(got: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    """Return whether a shape is one that `wanted` allows; its `None` dimensions allow any size."""
+    return len(got) == len(wanted) and all(w in (None, g) for g, w in zip(got, wanted, strict=True))
 
 
 def check_feature_name(name: object) -> str:

@@ -1,8 +1,8 @@
-"""The shapes that rooms and plug-ins hand to each other. No behaviour, no storage."""
+"""The shapes that rooms and plug-ins hand to each other. No storage, nothing of any format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -27,6 +27,19 @@ class Column:
 
     values: np.ndarray
     valid: np.ndarray | None = None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """`(T,)` bool, True where the step has a value."""
+        return np.ones(len(self.values), dtype=bool) if self.valid is None else self.valid
+
+
+def object_array(items: Sequence[Any]) -> np.ndarray:
+    """Return an object array `(N,)` of the items; numpy alone would turn arrays of one shape into one array."""
+    result = np.empty(len(items), dtype=object)
+    for position, item in enumerate(items):
+        result[position] = item
+    return result
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 
 from fogx.errors import CorruptDataError, FeatureError
-from fogx.feature import Feature
+from fogx.feature import Feature, fits_shape
 from fogx.settings import config
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
@@ -76,12 +76,8 @@ def checked_header(data: bytes, feature: Feature, format: str) -> ImageHeader:
             f"the image declares {height}×{width} = {height * width} pixels, allowed are {limit}. "
             f"If it is meant to be that large, call fox.config(max_pixels={height * width})."
         )
-    if feature.shape is not None:
-        fits = len(feature.shape) in (2, 3) and all(
-            want in (None, got) for want, got in zip(feature.shape[:2], (height, width), strict=True)
-        )
-        if not fits:
-            raise CorruptDataError(f"the image declares {height}×{width} pixels, the feature has shape {feature.shape}.")
+    if feature.shape is not None and (len(feature.shape) not in (2, 3) or not fits_shape((height, width), feature.shape[:2])):
+        raise CorruptDataError(f"the image declares {height}×{width} pixels, the feature has shape {feature.shape}.")
     return header
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.lib import format as npy
 
 from fogx.errors import CorruptDataError, FeatureError
-from fogx.feature import NUMERIC_DTYPES, Feature
+from fogx.feature import NUMERIC_DTYPES, Feature, fits_shape
 from fogx.settings import config
 
 
@@ -70,9 +70,7 @@ def _read(stream: pa.NativeFile, feature: Feature) -> np.ndarray:
     if npy.read_magic(stream) != (1, 0):
         raise CorruptDataError("zstd value has an npy header of another version than 1.0.")
     shape, fortran, dtype = npy.read_array_header_1_0(stream)
-    fits = feature.shape is None or (
-        len(shape) == len(feature.shape) and all(want in (None, got) for want, got in zip(feature.shape, shape, strict=True))
-    )
+    fits = feature.shape is None or fits_shape(shape, feature.shape)
     if dtype.name not in NUMERIC_DTYPES or feature.dtype not in (None, dtype.name) or not fits or fortran:
         raise CorruptDataError(f"zstd value declares {dtype} {shape}, the feature is {feature.dtype} {feature.shape}.")
     limit = config().max_pixels

@@ -13,7 +13,7 @@ from fogx import registry
 from fogx.errors import ExistsError, SelectionError, StorageError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import EpisodeData, Exporter
-from fogx.reading.episodes import cells, locate, one_schema, stream
+from fogx.reading.episodes import cells, locate, one_schema, read_data
 from fogx.reading.roots import Root
 from fogx.settings import config
 from fogx.storage.files.paths import canonical_root, is_url, join
@@ -45,14 +45,13 @@ def export_episodes(
     target = os.path.join(base, name, version)
     if os.path.lexists(target):
         raise ExistsError(f"{target} exists already; nothing was written. Give another path= or version=, or move it away.")
-    left_out = {
-        key for located in locate(chosen, ("metadata",)) for key in located.index.metadata if key not in schema.episode_fields
-    }
+    located = locate(chosen)
+    left_out = {key for member in located for key in member.index.metadata if key not in schema.episode_fields}
     if left_out:
         logger.warning("export to %s: metadata %s is not a single value and was left out", target, listing(sorted(left_out)))
     options.setdefault("metadata_features", _metadata_features(chosen, schema))
     with tqdm(total=len(chosen), unit="episode", desc=f"export {format}", disable=not config().progress) as bar:
-        return exporter.export(_counted(stream(chosen), bar), schema, target, name=name, version=version, **options)
+        return exporter.export(_counted(map(read_data, located), bar), schema, target, name=name, version=version, **options)
 
 
 def _counted(episodes: Iterator[EpisodeData], bar: Any) -> Iterator[EpisodeData]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,21 +80,19 @@ def cells(rows: pa.Table, row: int) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def read_data(located: Located, names: Sequence[str] | None = None) -> EpisodeData:
+def read_data(located: Located) -> EpisodeData:
     """Read one whole episode into memory: exact values, encoded frames.
 
     Args:
         located: The episode, with the parts `steps`, `frames` and `metadata`.
-        names: Features to read; `None` for all.
     """
-    schema = located.schema if names is None else Schema({n: located.schema[n] for n in names}, located.schema.episode_fields)
-    store, index = located.root.store, located.index
-    columns = read_steps(store, index.steps, located.schema, ["timestamp_ns", *schema])
+    schema, store, index = located.schema, located.root.store, located.index
+    columns = read_steps(store, index.steps, schema, ["timestamp_ns", *schema])
     times = columns.pop("timestamp_ns")
     for name in [name for name, feature in schema.items() if feature.in_frames]:
         numbers = columns[name]
         blobs = np.empty(index.num_steps, dtype=object)
-        wanted = np.ones(index.num_steps, dtype=bool) if numbers.valid is None else numbers.valid
+        wanted = numbers.mask
         for step, blob in zip(
             np.flatnonzero(wanted), read_frames(store, index.frames_of(name), numbers.values[wanted]), strict=True
         ):
@@ -114,12 +112,6 @@ def read_data(located: Located, names: Sequence[str] | None = None) -> EpisodeDa
         source_key=located.row["source_key"][0].as_py(),
         episode_id=located.episode_id,
     )
-
-
-def stream(chosen: Iterable[tuple[Root, int]]) -> Iterator[EpisodeData]:
-    """Yield whole episodes in order, one in memory at a time."""
-    for located in locate(chosen):
-        yield read_data(located)
 
 
 def one_schema(chosen: Sequence[tuple[Root, int]], what: str) -> Schema | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fogx.errors import FeatureNotFoundError
 from fogx.feature import Feature, Schema
-from fogx.protocols import Column
+from fogx.protocols import Column, object_array
 from fogx.reading.episodes import cells, decoder
 from fogx.show.html import card
 from fogx.storage.files.store import Store
@@ -84,7 +84,7 @@ class EpisodeView:
             inside = [name for name, f in self.schema.items() if f.in_frames]
             raise FeatureNotFoundError(f"{feature!r} is kept as numbers; encoded features are: {', '.join(inside) or 'none'}.")
         numbers = self._column(feature)
-        valid = np.ones(self.num_steps, dtype=bool) if numbers.valid is None else numbers.valid
+        valid = numbers.mask
         blobs = iter(read_frames(self._store, self._index.frames_of(feature), numbers.values[valid]))
         return [next(blobs) if ok else None for ok in valid]
 
@@ -155,10 +155,7 @@ class EpisodeView:
         valid = np.array([frame is not None for frame in frames], dtype=bool)
         shapes = {np.shape(frame) for frame in frames if frame is not None}
         if len(shapes) > 1 or feature.shape is None or feature.is_variable or feature.dtype in ("str", "bytes"):
-            values = np.empty(len(frames), dtype=object)
-            for step, frame in enumerate(frames):
-                values[step] = frame
-            return _masked(Column(values, None if valid.all() else valid))
+            return _masked(Column(object_array(frames), None if valid.all() else valid))
         shape = next(iter(shapes), tuple(d or 0 for d in feature.shape))
         values = np.zeros((len(frames), *shape), dtype=feature.dtype)
         for step, frame in enumerate(frames):

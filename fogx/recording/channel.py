@@ -8,15 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fogx.errors import FeatureError
-from fogx.feature import Feature
+from fogx.feature import LARGE, Feature, fits_shape
 from fogx.protocols import Column
 from fogx.recording.cameras import camera_codec, looks_like_camera
 from fogx.recording.values import Value, read_value
 from fogx.registry import get as plugin
 from fogx.settings import config
-
-LARGE = 16 * 1024
-"""Values of more bytes go to `frames`, losslessly compressed, never to `steps`."""
 
 Stored = np.ndarray | str | bytes
 
@@ -74,7 +71,7 @@ class Channel:
             self._check_image(value, feature)
             return Prepared(feature, value.content, False, False)
         content, feature = self._fit_dtype(value, feature)
-        if not _fits(value.feature.shape or (), feature.shape or ()):
+        if not fits_shape(value.feature.shape or (), feature.shape or ()):
             raise self._mismatch(value, feature)
         if feature.encoding is None and _is_large(content):
             feature = replace(feature, encoding="zstd")
@@ -137,7 +134,7 @@ class Channel:
         wanted = shape[2] if len(shape) == 3 else 1
         if (
             len(shape) not in (2, 3)
-            or not _fits((height, width), shape[:2])
+            or not fits_shape((height, width), shape[:2])
             or (wanted not in (None, channels) and (channels, wanted) != (1, 3))
         ):
             raise self._mismatch(value, feature)
@@ -199,7 +196,7 @@ class Channel:
         text = "str" in (got.dtype, feature.dtype) or "bytes" in (got.dtype, feature.dtype)
         if text or (got.is_image and not feature.is_image):
             return "Record it under another name."
-        if got.dtype != feature.dtype and _fits(got.shape or (), feature.shape or ()):
+        if got.dtype != feature.dtype and fits_shape(got.shape or (), feature.shape or ()):
             if value.loose:
                 return f"The numbers do not fit {feature.dtype} exactly; convert them, or declare Feature({got.dtype!r})."
             if "float" in str(got.dtype) and "int" in str(feature.dtype):
@@ -224,10 +221,6 @@ def _is_large(content: Stored) -> bool:
 
 def _say(feature: Feature) -> str:
     return f"{feature.dtype} of shape {feature.shape}" + (f" ({feature.encoding})" if feature.encoding else "")
-
-
-def _fits(got: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(got) == len(wanted) and all(w in (None, g) for g, w in zip(got, wanted, strict=True))
 
 
 def _cast_exactly(array: np.ndarray, dtype: str) -> np.ndarray | None:

@@ -11,8 +11,8 @@ from PIL import Image
 import fogx.settings as settings
 from fogx import registry
 from fogx.errors import FeatureError
-from fogx.feature import NUMERIC_DTYPES, Feature
-from fogx.recording.channel import LARGE, Channel
+from fogx.feature import LARGE, NUMERIC_DTYPES, Feature
+from fogx.recording.channel import Channel
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (48, 64, 3), np.uint8)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fogx import registry
 from fogx.errors import MetadataError, SchemaMismatchError, listing
+from fogx.feature import fits_shape
 from fogx.formats.rtx.declare import SIGNALS, Target, empty_shape, features_dict, image_shape
 from fogx.formats.rtx.features import TIMESTAMP
 from fogx.formats.rtx.tfds import part
@@ -78,7 +79,7 @@ class EpisodeEncoder:
                 f"{_where(episode)} has no feature {leaf.column!r}. Export episodes of one schema at a time."
             )
         _check(leaf, column, episode)
-        valid = np.ones(episode.num_steps, bool) if column.valid is None else column.valid
+        valid = column.mask
         missing = int(episode.num_steps - np.count_nonzero(valid))
         self.made_up[leaf.column] += missing
         filler = _filler(leaf) if missing else None
@@ -134,15 +135,11 @@ def _check(leaf: Target, column: Column, episode: EpisodeData) -> None:
     arrays = [values] if values.dtype != object else [v for v in values if v is not None]
     skip = int(values.dtype != object)
     for array in arrays:
-        if array.dtype != feature.dtype or not _fits(array.shape[skip:], feature.shape or ()):
+        if array.dtype != feature.dtype or not fits_shape(array.shape[skip:], feature.shape or ()):
             raise SchemaMismatchError(
                 f"{_where(episode)} has feature {leaf.column!r} as {array.dtype} {array.shape[skip:]}, the export as "
                 f"{feature.dtype} {feature.shape}. Export episodes of one schema at a time."
             )
-
-
-def _fits(got: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(got) == len(wanted) and all(w in (None, g) for g, w in zip(got, wanted, strict=True))
 
 
 def _where(episode: EpisodeData) -> str:
@@ -159,7 +156,7 @@ def _misfit(leaf: Target, episode: EpisodeData) -> MetadataError:
 def _number(leaf: Target, episode: EpisodeData, value: Any) -> np.ndarray:
     target = np.dtype(str(leaf.feature.dtype))
     given = np.asarray(value)
-    if not _fits(given.shape, leaf.feature.shape or ()) or given.dtype.kind not in "biuf":
+    if not fits_shape(given.shape, leaf.feature.shape or ()) or given.dtype.kind not in "biuf":
         raise _misfit(leaf, episode)
     with np.errstate(all="ignore"):
         cast = given.astype(target)

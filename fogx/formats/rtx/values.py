@@ -13,14 +13,11 @@ import numpy as np
 from fogx import registry
 from fogx.codecs.header import image_format, image_header
 from fogx.errors import CorruptDataError, FeatureError
-from fogx.feature import Feature, Schema
+from fogx.feature import LARGE, Feature, Schema
 from fogx.formats.rtx.features import TIMESTAMP, Field, Layout
 from fogx.formats.rtx.tfds import part
-from fogx.protocols import Column
+from fogx.protocols import Column, object_array
 from fogx.settings import config
-
-LARGE = 16 * 1024
-"""Step values of more bytes are kept in `frames`, losslessly compressed, as in a recording."""
 
 
 @dataclass(frozen=True)
@@ -209,10 +206,10 @@ def _inflate(field: Field, data: bytes, size: int | None) -> bytes:
 
 
 def _texts(entries: Any, field: Field, values: list[bytes], count: int) -> tuple[Feature, Column]:
-    dtype, items = "bytes", _objects(values)
+    dtype, items = "bytes", object_array(values)
     if field.kind == "text":
         try:
-            items = _objects([v.decode() for v in values])
+            items = object_array([v.decode() for v in values])
             dtype = "str"
         except UnicodeDecodeError:  # kept as it is, for this episode as bytes
             pass
@@ -224,7 +221,7 @@ def _shaped(entries: Any, field: Field, flat: np.ndarray | list[np.ndarray], cou
     if isinstance(flat, list):  # blobs of varying length are cut already
         if len(flat) != count:
             raise CorruptDataError(f"feature {field.path!r} has {len(flat)} values, {count} are declared.")
-        return _objects([_reshape(field, piece) for piece in flat])
+        return object_array([_reshape(field, piece) for piece in flat])
     lengths = None
     if _ragged(field):
         lengths = np.array(_entry(entries, field, "/ragged_row_lengths_0") or (), np.int64)
@@ -242,7 +239,7 @@ def _shaped(entries: Any, field: Field, flat: np.ndarray | list[np.ndarray], cou
             f"feature {field.path!r} has {flat.size} elements, which {count} values of {field.shape} cannot have."
         )
     ends = np.cumsum(counts)
-    return _objects([_reshape(field, flat[end - n : end]) for n, end in zip(counts, ends, strict=True)])
+    return object_array([_reshape(field, flat[end - n : end]) for n, end in zip(counts, ends, strict=True)])
 
 
 def _reshape(field: Field, flat: np.ndarray) -> np.ndarray:
@@ -261,7 +258,7 @@ def _images(field: Field, values: list[bytes], count: int) -> tuple[Feature, Col
             f"feature {field.path!r} holds images as {' and '.join(formats)}; fogx keeps one of JPEG and PNG in an episode."
         )
     shape = _image_shape(field, there)
-    column = Column(_objects(values), None if valid.all() else valid)
+    column = Column(object_array(values), None if valid.all() else valid)
     if field.dtype != "float32":
         return _feature(field, field.dtype, shape, formats[0] if formats else "png"), column
     return _float_images(field, shape, column)
@@ -318,19 +315,11 @@ def _stored(feature: Feature, column: Column) -> tuple[Feature, Column]:
     if largest <= LARGE:
         return feature, column
     encode = registry.get("codecs", "zstd").encode
-    valid = np.ones(len(values), bool) if column.valid is None else column.valid
-    blobs = [encode(_as_array(v)) if ok else b"" for v, ok in zip(values, valid, strict=True)]
-    return Feature(feature.dtype, feature.shape, doc=feature.doc, encoding="zstd"), Column(_objects(blobs), column.valid)
+    blobs = [encode(_as_array(v)) if ok else b"" for v, ok in zip(values, column.mask, strict=True)]
+    return Feature(feature.dtype, feature.shape, doc=feature.doc, encoding="zstd"), Column(object_array(blobs), column.valid)
 
 
 def _as_array(value: Any) -> np.ndarray:
     if isinstance(value, (str, bytes)):
         return np.frombuffer(value.encode() if isinstance(value, str) else value, np.uint8)
     return np.asarray(value)
-
-
-def _objects(items: Sequence[Any]) -> np.ndarray:
-    out = np.empty(len(items), object)
-    for i, item in enumerate(items):  # assigning the list would turn equal arrays into one
-        out[i] = item
-    return out

@@ -58,7 +58,7 @@ class EpisodeLog:
     def refresh(self) -> None:
         """Move this handle to the newest version."""
         with self._lock:
-            self._update()
+            self._table.update_incremental()
             self.version = self._table.version()
             self.rows = self._latest()
 
@@ -69,7 +69,7 @@ class EpisodeLog:
     def source_keys(self) -> frozenset[str]:
         """Return the `source_key`s of the newest version, without moving to it."""
         with self._lock:
-            self._update()
+            self._table.update_incremental()
             return frozenset(self._latest()["source_key"].to_pylist()) - {None}
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, operation: str, sources: Sequence[str] = ()) -> list[str]:
@@ -92,9 +92,10 @@ class EpisodeLog:
             if mine.num_rows:
                 self._sync(self._table.version())
                 self.rows = _stacked(self.rows, mine)
-            wanted = _not_there(rows, latest)
+            there = mine["episode_id"].to_pylist()
+            wanted = _not_there(rows, set(there), latest)
             if not wanted:
-                return list(mine["episode_id"].to_pylist())
+                return list(there)
             fitted = fit_cells(latest, [row["metadata"] for row in wanted])
             self._adapt(fitted.added, fitted.widened)
             system = [{k: v for k, v in row.items() if k != "metadata"} for row in wanted]
@@ -105,7 +106,7 @@ class EpisodeLog:
             table = pa.Table.from_pylist(full, schema=self._schema())
             self._commit_rows(table, "append", operation, len(full), sources)
             self.rows = _stacked(self.rows, table)
-            return [*mine["episode_id"].to_pylist(), *(str(row["episode_id"]) for row in wanted)]
+            return [*there, *(str(row["episode_id"]) for row in wanted)]
 
         return self._retrying(attempt, operation) if rows else []
 
@@ -209,9 +210,6 @@ class EpisodeLog:
         except (pa.ArrowException, OSError) as error:
             raise CorruptDataError(f"{self.store.root}: episodes/{path} is not readable: {error}") from error
 
-    def _update(self) -> None:
-        self._table.update_incremental()
-
     def _adapt(self, added: Mapping[str, pa.DataType], widened: Mapping[str, pa.DataType]) -> None:
         """Make the schema commits that a batch needs, each of its own, before the batch."""
         if added:
@@ -246,7 +244,7 @@ class EpisodeLog:
         marks = [Transaction(source, (self._table.transaction_version(source) or 0) + 1) for source in sources]
         options = _commit_options(operation, episodes, transactions=marks)
         self._table.create_write_transaction(actions, mode, Schema.from_arrow(table.schema), **options)
-        self._update()
+        self._table.update_incremental()
         self._after_commit()
 
     def _merge(self, edits: Mapping[str, Mapping[str, Any]], ids: Sequence[str], schema: pa.Schema, operation: str) -> None:
@@ -299,7 +297,7 @@ class EpisodeLog:
 
         for trial in _trials(CommitFailedError):
             with trial, self._lock:
-                self._update()
+                self._table.update_incremental()
                 roots.check_writable(self.store, self._table)
                 try:
                     return attempt()
@@ -397,11 +395,10 @@ def _user() -> str:
         return "unknown"
 
 
-def _not_there(rows: Sequence[Mapping[str, Any]], latest: pa.Table) -> list[Mapping[str, Any]]:
+def _not_there(rows: Sequence[Mapping[str, Any]], there: set[str], latest: pa.Table) -> list[Mapping[str, Any]]:
     """Leave out rows that are there already, or whose source is."""
     sources = set(latest["source_key"].to_pylist()) - {None} if any(row["source_key"] for row in rows) else set()
-    ids = set(latest["episode_id"].to_pylist())
-    return [row for row in rows if row["source_key"] not in sources and row["episode_id"] not in ids]
+    return [row for row in rows if row["source_key"] not in sources and row["episode_id"] not in there]
 
 
 def _stacked(rows: pa.Table, added: pa.Table) -> pa.Table:

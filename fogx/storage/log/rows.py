@@ -117,8 +117,8 @@ def plain(value: Any, key: str) -> Any:
 def natural_type(value: Any) -> pa.DataType | None:
     """Return the column type that a first value gives, or `None` where no column can hold it."""
     if isinstance(value, np.generic):
-        smaller = {"float16": pa.float32(), "uint8": pa.int16(), "uint16": pa.int32(), "uint32": pa.int64(), "bool": pa.bool_()}
-        return smaller.get(value.dtype.name) or pa.from_numpy_dtype(value.dtype)
+        # `plain` leaves signed ints and floats; Delta has no float16
+        return pa.float32() if value.dtype == np.float16 else pa.from_numpy_dtype(value.dtype)
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
@@ -200,8 +200,9 @@ def fit_cells(table: pa.Table, rows: Iterable[Mapping[str, Any]]) -> Fitted:
                 if all(fit(number, wider) is not None for number in [*earlier, *_extremes(table, key)]):
                     types[key] = wider
                     (result.added if key in result.added else result.widened)[key] = wider
-            if known == key and fit(value, types[key]) is not None:
-                cells[key] = fit(value, types[key])
+            cell = fit(value, types[key]) if known == key else None
+            if cell is not None:
+                cells[key] = cell
             else:
                 extra[key] = value.item() if isinstance(value, np.generic) else value
                 clashes[key] = f"{key!r} ({type(value).__name__}) beside {known!r} ({types[known] if known else 'no such type'})"

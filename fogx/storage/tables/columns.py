@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 
 from fogx.feature import Feature
-from fogx.protocols import Column
+from fogx.protocols import Column, object_array
 
 _SCALARS: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -43,12 +41,12 @@ def to_arrow(column: Column, feature: Feature) -> pa.Array:
     values, valid, kind = column.values, column.valid, arrow_type(feature)
     missing = None if valid is None else pa.array(~valid)
     if feature.is_variable:
-        flat = [np.ravel(v) if ok else None for v, ok in zip(values, _mask(column, len(values)), strict=True)]
+        flat = [np.ravel(v) if ok else None for v, ok in zip(values, column.mask, strict=True)]
         return pa.array(flat, kind)
     elements = np.ascontiguousarray(values).reshape(-1)
     if not pa.types.is_nested(kind):
         if feature.dtype in ("str", "bytes"):
-            return pa.array([v if ok else None for v, ok in zip(elements, _mask(column, len(values)), strict=True)], kind)
+            return pa.array([v if ok else None for v, ok in zip(elements, column.mask, strict=True)], kind)
         return pa.array(elements, kind, mask=None if valid is None else ~valid)
     if feature.dtype in ("str", "bytes"):
         elements = np.array([_empty(feature) if v is None else v for v in elements], dtype=object)
@@ -66,7 +64,7 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, feature: Feature) -> Column:
         array = array.combine_chunks()
     valid = None if array.null_count == 0 else numpy_view(array.is_valid())
     if feature.is_variable:
-        return Column(_objects([_shaped(v.values, feature) if v.is_valid else None for v in array]), valid)
+        return Column(object_array([_shaped(v.values, feature) if v.is_valid else None for v in array]), valid)
     rows, shape = len(array), tuple(d for d in feature.shape or () if d is not None)
     if isinstance(array, pa.FixedSizeListArray):
         size = array.type.list_size
@@ -74,18 +72,14 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, feature: Feature) -> Column:
     elif isinstance(array, pa.ListArray):
         array = array.values.slice(0, 0)
     if feature.dtype in ("str", "bytes"):
-        return Column(_objects(array.to_pylist()).reshape(rows, *shape), valid)
+        return Column(object_array(array.to_pylist()).reshape(rows, *shape), valid)
     return Column(numpy_view(array).reshape(rows, *shape), valid)
 
 
 def frame_numbers(column: Column) -> pa.Array:
     """Return the int32 frame number of each step of a feature kept in `frames`: valid steps count up, others are null."""
-    valid = _mask(column, len(column.values))
+    valid = column.mask
     return pa.array(np.cumsum(valid, dtype=np.int32) - np.int32(1), pa.int32(), mask=~valid)
-
-
-def _mask(column: Column, rows: int) -> np.ndarray:
-    return np.ones(rows, dtype=bool) if column.valid is None else column.valid
 
 
 def _size(feature: Feature) -> int:
@@ -101,7 +95,7 @@ def _shaped(values: pa.Array, feature: Feature) -> np.ndarray:
     if len(values) == 0:
         shape = [0 if d is None else d for d in feature.shape or ()]
     if feature.dtype in ("str", "bytes"):
-        return _objects(values.to_pylist()).reshape(shape)
+        return object_array(values.to_pylist()).reshape(shape)
     return numpy_view(values).reshape(shape)
 
 
@@ -116,10 +110,3 @@ def numpy_view(array: pa.Array) -> np.ndarray:
         bits = np.unpackbits(np.frombuffer(data, np.uint8), count=stop if data else 0, bitorder="little")
         return bits[start:stop].astype(bool)
     return np.frombuffer(data, _NUMPY[array.type])[start:stop]
-
-
-def _objects(items: list[Any]) -> np.ndarray:
-    result = np.empty(len(items), dtype=object)
-    for position, item in enumerate(items):
-        result[position] = item
-    return result
