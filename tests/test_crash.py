@@ -42,7 +42,7 @@ CHILD = """
     fox.config(progress=False)
     for owner, name in [
         (os, "fsync"), (os, "replace"), (os, "makedirs"), (Store, "create"), (Store, "sync"), (Store, "write_small"),
-        (DeltaTable, "create_write_transaction"), (DeltaTable, "create"), (DeltaTable, "merge"), (DeltaTable, "delete"),
+        (DeltaTable, "create_write_transaction"), (DeltaTable, "create"), (DeltaTable, "create_checkpoint"),
     ]:
         if wanted >= 0:
             guard(owner, name)

@@ -10,7 +10,7 @@ import pytest
 
 import fogx as fox
 from fogx.errors import FeatureError, FogxError, ImportConflictError, SelectionError, StorageError
-from fogx.storage.log.commit import EpisodeLog
+from fogx.storage.log.delta import DeltaLog
 
 
 def _record(dataset, value, **metadata):
@@ -38,9 +38,9 @@ def test_a_view_stays_with_its_episode(dataset):
     assert len(dataset) == 0
 
 
-@pytest.mark.parametrize("step", ["_checkpoint", "_after_commit", "_sync"])
+@pytest.mark.parametrize("step", ["_checkpoint", "update", "sync"])
 def test_closing_again_after_a_late_failure_doubles_nothing(dataset, monkeypatch, step):
-    monkeypatch.setattr("fogx.storage.log.commit.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("fogx.storage.log.delta.UPKEEP_EVERY", 1)
     _record(dataset, 0)
     episode = dataset.new_episode()
     episode.add("action", 1.0)
@@ -49,7 +49,7 @@ def test_closing_again_after_a_late_failure_doubles_nothing(dataset, monkeypatch
         raise StorageError("the disk said no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(EpisodeLog, step, fail)
+        patch.setattr(DeltaLog, step, fail)
         if step == "_checkpoint":
             episode.close()
         else:

@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 _MISREAD = re.compile(r"[#?\[\]^|\\]|%[0-9A-Fa-f]{2}")
 
 LOG_FOLDER = "episodes/_delta_log"
+LAST_CHECKPOINT = "_last_checkpoint"
 
 _MIN_READER = "fogx.minReaderVersion"
 _MIN_WRITER = "fogx.minWriterVersion"
@@ -27,12 +28,37 @@ _FEATURES = "fogx.features"
 _ROOT_ID = "fogx.rootId"
 
 
+def entry(version: int) -> str:
+    """Return the name of the log entry that made a version."""
+    return f"{version:020d}.json"
+
+
+def last_checkpoint(store: Store) -> int | None:
+    """Return the version of the newest checkpoint as the log's own note says, or `None` where it says nothing."""
+    data = store.read_small(f"{LOG_FOLDER}/{LAST_CHECKPOINT}")
+    try:
+        return None if data is None else int(json.loads(data)["version"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def checkpoint_before(store: Store, version: int) -> tuple[int, list[str]]:
+    """Return the newest checkpoint that a version can be read from, or -1, and the names of its files. Local roots only."""
+    folder = join(store.root, LOG_FOLDER)
+    for number in range(version, -1, -1):
+        name = f"{number:020d}.checkpoint.parquet"
+        if os.path.exists(join(folder, name)):
+            return number, [name, *([LAST_CHECKPOINT] if os.path.exists(join(folder, LAST_CHECKPOINT)) else [])]
+        if not os.path.exists(join(folder, entry(number))):
+            break
+    return -1, []
+
+
 def exists(store: Store) -> bool:
     """Return whether the root holds a dataset.
 
     Raises:
         StorageError: A local path that the table library would misread.
-        CorruptDataError: The log holds an entry of no bytes: a write that power loss cut.
     """
     if store.is_local and (odd := _MISREAD.search(store.root)):
         # Measured, not guessed: with these in a path delta-rs opens another folder, loses the history, or panics.
@@ -40,14 +66,9 @@ def exists(store: Store) -> bool:
             f"{store.root}: a dataset's path must not hold {odd.group()!r}: the table library reads another path out of it. "
             "Use a folder without any of # ? [ ] ^ | \\ and without % before two hex digits."
         )
-    entries = {name: size for name, size in store.sizes(LOG_FOLDER).items() if name.endswith(".json")}
-    empty = sorted(name for name, size in entries.items() if size == 0)
-    if empty:
-        raise CorruptDataError(
-            f"{store.root}: {len(empty)} of {len(entries)} log entries are empty ({LOG_FOLDER}/{empty[0]}), as after a power loss "
-            "while a commit was written. Nothing was changed. Restore the entry from a backup; if it is the last one, move it away."
-        )
-    return bool(entries) or any(n.endswith(".checkpoint.parquet") for n in store.sizes(LOG_FOLDER))
+    if last_checkpoint(store) is not None:
+        return True
+    return any(name.endswith((".json", ".checkpoint.parquet")) for name in store.sizes(LOG_FOLDER))
 
 
 def create(store: Store, name: str) -> None:
@@ -96,9 +117,27 @@ def open_table(store: Store, version: int | None = None) -> Any:
     try:
         table = DeltaTable(table_uri(store), version=version, storage_options=store.options.for_object_store())
     except (DeltaError, ValueError) as error:
-        raise CorruptDataError(f"{store.root}: the episodes table cannot be opened: {error}") from error
+        raise CorruptDataError(
+            f"{store.root}: the episodes table cannot be opened: {error}. See what is damaged with fox.check({store.root!r}); "
+            f"fox.repair({store.root!r}) sets it aside."
+        ) from error
     check_format(store, table, _MIN_READER, "read")
+    if store.is_local:
+        _refuse_empty_entries(store, table.version())
     return table
+
+
+def _refuse_empty_entries(store: Store, version: int) -> None:
+    """An empty entry opens without an error, and its episodes are gone. Object stores put entries whole."""
+    first = checkpoint_before(store, version)[0] + 1
+    names = [entry(number) for number in range(first, version + 1)]
+    paths = [join(store.root, LOG_FOLDER, name) for name in names]
+    empty = [name for name, path in zip(names, paths, strict=True) if os.path.exists(path) and not os.path.getsize(path)]
+    if empty:
+        raise CorruptDataError(
+            f"{store.root}: {len(empty)} of {len(names)} log entries are empty ({LOG_FOLDER}/{empty[0]}), as after a power loss "
+            f"while a commit was written. Nothing was changed. fox.repair({store.root!r}) sets them aside."
+        )
 
 
 def check_writable(store: Store, table: Any) -> None:

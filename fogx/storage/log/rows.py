@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fogx.errors import MetadataError, listing
 from fogx.feature import STEP_KEYS
@@ -173,16 +172,19 @@ class Fitted:
     extra: list[dict[str, Any]] = field(default_factory=list)
 
 
-def fit_cells(table: pa.Table, rows: Iterable[Mapping[str, Any]]) -> Fitted:
+def fit_cells(
+    schema: pa.Schema, rows: Iterable[Mapping[str, Any]], extremes: Callable[[str], Sequence[Any]] = lambda _: ()
+) -> Fitted:
     """Decide where each cell of a batch goes; nothing is ever cast with loss, nothing is refused.
 
     Args:
-        table: The table now.
+        schema: Columns of the table now.
         rows: User cells of each row; `None` values are left out.
+        extremes: Gives the smallest and largest value of a column: where both fit a wider type, all do.
     """
     result = Fitted()
-    types = {name: table.schema.field(name).type for name in table.column_names}
-    spelling = {name.lower(): name for name in table.column_names}
+    types = {name: schema.field(name).type for name in schema.names}
+    spelling = {name.lower(): name for name in schema.names}
     clashes: dict[str, str] = {}
     for row in rows:
         cells: dict[str, Any] = {}
@@ -197,7 +199,7 @@ def fit_cells(table: pa.Table, rows: Iterable[Mapping[str, Any]]) -> Fitted:
                 spelling[key.lower()] = known = key
             if known == key and fit(value, types[key]) is None and (wider := widened(types[key], value)) is not None:
                 earlier = [before[key] for before in [*result.cells, cells] if key in before]
-                if all(fit(number, wider) is not None for number in [*earlier, *_extremes(table, key)]):
+                if all(fit(number, wider) is not None for number in [*earlier, *extremes(key)]):
                     types[key] = wider
                     (result.added if key in result.added else result.widened)[key] = wider
             cell = fit(value, types[key]) if known == key else None
@@ -215,13 +217,6 @@ def fit_cells(table: pa.Table, rows: Iterable[Mapping[str, Any]]) -> Fitted:
             stacklevel=2,
         )
     return result
-
-
-def _extremes(table: pa.Table, key: str) -> list[Any]:
-    """Return the smallest and largest value of a column: where both fit a wider type, all do."""
-    if key not in table.column_names:
-        return []
-    return [value for value in pc.min_max(table[key]).as_py().values() if value is not None]
 
 
 def extra_text(extra: Mapping[str, Any]) -> str | None:

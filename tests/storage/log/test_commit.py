@@ -14,7 +14,7 @@ import pytest
 from fogx.errors import ConflictError, CorruptDataError, EpisodeNotFoundError, FormatVersionError
 from fogx.ids import new_id
 from fogx.storage.files.store import Store
-from fogx.storage.log import commit, root
+from fogx.storage.log import delta, root
 from fogx.storage.log.commit import EpisodeLog
 from fogx.storage.log.rows import BASE
 
@@ -164,7 +164,7 @@ def test_delete_and_old_versions(tmp_path):
 
 
 def test_checkpoints_are_written_and_opened_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(commit, "CHECKPOINT_EVERY", 3)
+    monkeypatch.setattr(delta, "UPKEEP_EVERY", 3)
     log = _log(tmp_path)
     ids = [log.append([_row()], operation="record")[0] for _ in range(7)]
     folder = tmp_path / "episodes" / "_delta_log"
@@ -178,11 +178,11 @@ def test_a_newer_format_is_refused_with_what_to_do(tmp_path):
     log = _log(tmp_path)
     log.append([_row()], operation="record")
     late = _log(tmp_path)
-    log._table.alter.set_table_properties({"fogx.minWriterVersion": "2"}, raise_if_not_exists=False)
+    log._log.table.alter.set_table_properties({"fogx.minWriterVersion": "2"}, raise_if_not_exists=False)
     assert len(EpisodeLog(log.store).rows) == 1
     with pytest.raises(FormatVersionError, match="pip install -U fogx"):
         late.append([_row()], operation="record")
-    log._table.alter.set_table_properties({"fogx.minReaderVersion": "2"}, raise_if_not_exists=False)
+    log._log.table.alter.set_table_properties({"fogx.minReaderVersion": "2"}, raise_if_not_exists=False)
     with pytest.raises(FormatVersionError, match="format 2"):
         EpisodeLog(log.store)
     assert len(late.rows) == 1
@@ -203,7 +203,7 @@ def test_an_empty_log_entry_is_damage(tmp_path):
     entry = tmp_path.parent / "copy" / "episodes" / "_delta_log" / f"{1:020d}.json"
     entry.write_bytes(b"")
     with pytest.raises(CorruptDataError, match=entry.name):
-        root.exists(Store(tmp_path.parent / "copy"))
+        EpisodeLog(Store(tmp_path.parent / "copy"))
 
 
 def test_a_lost_table_file_is_named(tmp_path):

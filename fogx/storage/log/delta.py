@@ -1,0 +1,322 @@
+"""One root's Delta Lake table: reading its rows, durable commits, checkpoints, and the log's own compaction."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import json
+import logging
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fogx.errors import CorruptDataError, FogxError, StorageError, listing
+from fogx.storage.files.durable import fsync_files
+from fogx.storage.files.paths import join
+from fogx.storage.files.store import Store
+from fogx.storage.log import root as roots
+from fogx.storage.log.rows import BASE, aligned
+from fogx.storage.log.snapshot import Snapshot, by_id
+
+logger = logging.getLogger("fogx")
+
+UPKEEP_EVERY = 20
+"""Every so many versions small files are merged and a checkpoint is written, so that opening and committing stay fast."""
+
+ROWS_PER_FILE = 131_072
+"""Files of the table hold at most so many rows: an edit rewrites whole files, about 3 MB each."""
+
+_FILES_PER_TIER = 16
+"""So many files of about one size are merged into one. Sizes of a tier differ by less than this factor."""
+
+
+class DeltaLog:
+    """A handle of the table at one version; it moves with `update()` and with its own commits. For one thread.
+
+    Opening fsyncs nothing.
+
+    Args:
+        store: The root.
+        version: A version to look at, for reading only; `None` for the newest.
+    """
+
+    def __init__(self, store: Store, version: int | None = None) -> None:
+        self.store = store
+        self.table = roots.open_table(store, version)
+        self._files: dict[str, pa.Table] = {}
+        self._unnamed: list[tuple[pa.Table, Any]] = []
+        self._durable: int | None = None
+        self._in_doubt = False
+
+    @property
+    def version(self) -> int:
+        """The version that this handle is at."""
+        return int(self.table.version())
+
+    def update(self) -> None:
+        """Move to the newest version."""
+        self.table.update_incremental()
+
+    def names(self) -> list[str]:
+        """Return the files of the version that the handle is at."""
+        return [str(path) for path in pa.table(self.table.get_add_actions(flatten=True))["path"].to_pylist()]
+
+    def snapshot(self) -> Snapshot:
+        """Return the rows of the version that the handle is at; each file is read once.
+
+        Raises:
+            CorruptDataError: A file is gone or unreadable, or a column that fogx needs is missing.
+        """
+        schema = self._schema()
+        missing = [name for name in BASE.names if name not in schema.names]
+        if missing:
+            raise CorruptDataError(f"{self.store.root}: the episodes table lacks the columns {listing(missing)}.")
+        held = {name: self._files.get(name) for name in self.names()}
+        self._files = {
+            name: by_id(aligned(self._read(name), schema)) if table is None else aligned(table, schema)
+            for name, table in held.items()
+        }
+        return Snapshot(schema, dict(self._files))
+
+    def commit(
+        self,
+        operation: str,
+        episodes: int,
+        *,
+        add: pa.Table | None = None,
+        remove: Sequence[str] = (),
+        overwrite: bool = False,
+        sources: Sequence[str] = (),
+    ) -> None:
+        """Publish rows, in place of files or beside them, as one version; durable when this returns.
+
+        Delta Lake refuses it where another commit took files away since the version that this handle is at, whichever they
+        were: what is written here was made from them. Rows that others added meanwhile do not matter.
+
+        Args:
+            operation: What `history()` shows.
+            episodes: How many episodes it is about, for `history()`.
+            add: Rows in order of id, split into files.
+            remove: Files that they replace.
+            overwrite: They replace all files, and their schema the table's.
+            sources: Names of which no two commits may be made at the same time.
+
+        Raises:
+            CommitFailedError: Refused; nothing of it is visible.
+        """
+        from deltalake import Schema, Transaction
+        from deltalake.transaction import RemoveAction
+
+        actions = self._written(add) if add is not None else []
+        now_ms = time.time_ns() // 1_000_000
+        actions += [RemoveAction(name, True, now_ms, None, None) for name in remove]
+        marks = [Transaction(source, (self.table.transaction_version(source) or 0) + 1) for source in sources]
+        mode = "overwrite" if overwrite else "append"
+        schema = add.schema if add is not None else self._schema()
+        token = uuid.uuid4().hex
+        options = self._options(operation, episodes, token, marks)
+        with self._committing(token):
+            self.table.create_write_transaction(actions, mode, Schema.from_arrow(schema), **options)
+            self._unnamed.clear()
+
+    def add_columns(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Add columns in a commit of their own."""
+        from deltalake import Field, Schema
+
+        fields = Schema.from_arrow(pa.schema([pa.field(n, t) for n, t in columns.items()])).fields
+        token = uuid.uuid4().hex
+        with self._committing(token):
+            self.table.alter.add_columns([Field(f.name, f.type) for f in fields], **self._options("add columns", 0, token))
+
+    def set_properties(self, properties: Mapping[str, str], operation: str) -> None:
+        """Set properties of the table in a commit; every commit that was begun before it is refused, and made again."""
+        token = uuid.uuid4().hex
+        options = self._options(operation, 0, token)
+        with self._committing(token):
+            self.table.alter.set_table_properties(dict(properties), raise_if_not_exists=False, **options)
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """Properties of the table at the version that the handle is at."""
+        return dict(self.table.metadata().configuration)
+
+    def merge_small(self) -> int:
+        """Merge files of about one size where there are many, in one commit, and return how many went.
+
+        Raises:
+            CommitFailedError: Another writer replaced some file meanwhile; nothing was changed.
+        """
+        snapshot = self.snapshot()
+        tiers: dict[int, list[str]] = {}
+        for name, table in snapshot.files.items():
+            if table.num_rows < ROWS_PER_FILE // 2:
+                tiers.setdefault(int(math.log(max(table.num_rows, 1), _FILES_PER_TIER)), []).append(name)
+        gone = [name for names in tiers.values() if len(names) >= _FILES_PER_TIER for name in names]
+        if gone:
+            merged = by_id(pa.concat_tables([snapshot.files[name] for name in gone]))
+            self.commit("merge table files", 0, add=merged.combine_chunks(), remove=gone)
+        return len(gone)
+
+    def sync(self) -> None:
+        """Make the log durable through the version that the handle is at, other writers' entries too.
+
+        Files that the entries name were synced before the commits that name them.
+        """
+        version = self.version
+        if self.store.is_local:
+            if self._in_doubt:
+                # Once an fsync failed the kernel may call the next one good though the bytes are lost. A checkpoint is written
+                # anew and makes the entries before it unnecessary.
+                self._checkpoint()
+            if self._durable is None:
+                # What a checkpoint stands for was durable before it was written.
+                self._durable, kept = roots.checkpoint_before(self.store, version)
+                fsync_files(join(self.store.root, roots.LOG_FOLDER, name) for name in kept)
+            entries = [roots.entry(number) for number in range(self._durable + 1, version + 1)]
+            paths = [join(self.store.root, roots.LOG_FOLDER, name) for name in entries]
+            self._in_doubt = True
+            fsync_files(path for path in paths if os.path.exists(path))
+            self._in_doubt = False
+        self._durable = version
+
+    @contextmanager
+    def _committing(self, token: str) -> Iterator[None]:
+        """Make one commit: recognise it where its answer was lost, make the log durable, and look after the log."""
+        from deltalake.exceptions import DeltaError
+
+        before = self.version
+        try:
+            yield
+        except (DeltaError, OSError):
+            if not self._was_made(token, before):
+                raise
+            logger.info("%s: the answer to a commit was lost; it was found in the log.", self.store.root)
+        self.update()
+        self.sync()
+        if self.version // UPKEEP_EVERY > before // UPKEEP_EVERY:
+            self._upkeep()
+
+    def _upkeep(self) -> None:
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        newest = roots.last_checkpoint(self.store)
+        if newest is not None and newest // UPKEEP_EVERY >= self.version // UPKEEP_EVERY:
+            return  # another writer was here first
+        try:
+            self.merge_small()
+        except CommitFailedError:
+            pass  # there will be a next time
+        except (DeltaError, FogxError, OSError) as error:
+            logger.warning("%s: small files of the episodes table were not merged: %s", self.store.root, error)
+        try:
+            self.update()
+            self.sync()
+            self._checkpoint()
+            # A handle slows down with every commit it follows; one opened from the checkpoint does not know them.
+            self.table = roots.open_table(self.store, self.version)
+        except (DeltaError, FogxError, OSError) as error:
+            # The commit is durable; a checkpoint only makes opening faster.
+            logger.warning("%s: the checkpoint of version %d failed and was left out: %s", self.store.root, self.version, error)
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint, make it durable, and read it back: a torn one would close the table."""
+        self.table.create_checkpoint()
+        name = f"{roots.LOG_FOLDER}/{self.version:020d}.checkpoint.parquet"
+        data = self.store.read_small(name)
+        if data is None:  # delta-rs chose a checkpoint of several parts; those are not read back
+            return
+        try:
+            pq.read_table(pa.BufferReader(data), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{name} was written damaged: {error}") from error
+        if self.store.is_local:
+            last = join(self.store.root, roots.LOG_FOLDER, roots.LAST_CHECKPOINT)
+            fsync_files([join(self.store.root, name), last])
+
+    def _was_made(self, token: str, before: int) -> bool:
+        """Return whether a commit whose answer was bad or lost is in the log nevertheless."""
+        for number in range(before + 1, before + 10_000):
+            data = self.store.read_small(f"{roots.LOG_FOLDER}/{roots.entry(number)}")
+            if data is None:
+                return False
+            if token.encode() in data:
+                return True
+        return False
+
+    def _written(self, rows: pa.Table) -> list[Any]:
+        """Write rows to files of the table, durably, and return their add actions; a repeated attempt writes nothing anew."""
+        from deltalake.transaction import AddAction
+
+        actions = []
+        for start in range(0, rows.num_rows, ROWS_PER_FILE):
+            part = rows.slice(start, ROWS_PER_FILE)
+            known = next((action for table, action in self._unnamed if table.equals(part)), None)
+            if known is None:
+                name, sink = f"{uuid.uuid4().hex}.parquet", pa.BufferOutputStream()
+                pq.write_table(part, sink, compression="zstd", write_page_checksum=True)
+                data = sink.getvalue().to_pybytes()
+                self.store.write_small(f"episodes/{name}", data)
+                bounds = pc.min_max(part["episode_id"]).as_py()
+                # With these delta-rs, and others who read the log, need not open the file.
+                stats = {
+                    "numRecords": part.num_rows,
+                    "minValues": {"episode_id": bounds["min"]},
+                    "maxValues": {"episode_id": bounds["max"]},
+                    "nullCount": {"episode_id": 0},
+                }
+                known = AddAction(name, len(data), {}, time.time_ns() // 1_000_000, True, json.dumps(stats))
+                self._unnamed.append((part, known))
+            self._files[known.path] = part
+            actions.append(known)
+        return actions
+
+    def _options(self, operation: str, episodes: int, token: str, marks: Sequence[Any] = ()) -> dict[str, Any]:
+        from deltalake import CommitProperties, PostCommitHookProperties
+
+        about = {"fogx_operation": operation, "fogx_episodes": episodes, "fogx_commit": token, "userName": _user()}
+        # delta-rs tries again by itself where that is safe. Behind a network it would not know its own commit whose answer was
+        # lost, and make it twice; so there we look for the token first.
+        tries = None if self.store.is_local else 0
+        properties = CommitProperties(custom_metadata=about, max_commit_retries=tries, app_transactions=list(marks) or None)
+        # Checkpoints are ours: written, synced and read back.
+        hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+        return {"commit_properties": properties, "post_commithook_properties": hooks}
+
+    def _schema(self) -> pa.Schema:
+        fields = []
+        for f in pa.schema(self.table.schema().to_arrow()):
+            kind = pa.string() if pa.types.is_string(f.type) or f.type in (pa.string_view(), pa.large_string()) else f.type
+            kind = pa.binary() if kind in (pa.binary_view(), pa.large_binary()) else kind
+            fields.append(pa.field(f.name, kind, f.nullable))
+        return pa.schema(fields)
+
+    def _read(self, name: str) -> pa.Table:
+        # Files that delta-rs rewrote hold string views; `aligned` casts them. Never to_pyarrow_table(): it aborts at exit.
+        if "/" in name or not name.endswith(".parquet"):
+            raise CorruptDataError(f"{self.store.root}: the log names {name[:120]!r}, which is not a file fogx writes.")
+        data = self.store.read_small(f"episodes/{name}")
+        if data is None:
+            raise CorruptDataError(
+                f"{self.store.root}: episodes/{name} is not there, though version {self.version} names it. Where it was an old "
+                f"version, vacuum() removed it; else look at it with fox.check({self.store.root!r})."
+            )
+        try:
+            return pq.read_table(pa.BufferReader(data), use_threads=False, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptDataError(f"{self.store.root}: episodes/{name} is not readable: {error}") from error
+
+
+@functools.cache
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return "unknown"
