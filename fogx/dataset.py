@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fogx.feature import Feature
@@ -13,17 +14,19 @@ from fogx.jobs.edit import changed_cells, tag_cells
 from fogx.jobs.export import export_episodes
 from fogx.jobs.load import load_episodes
 from fogx.protocols import Executor
-from fogx.reading.overview import history_frame, html, line, open_at
+from fogx.reading.overview import history_frame, html, line, vacuum_frame
 from fogx.reading.roots import Roots
 from fogx.reading.selection import choose, in_write_root
 from fogx.reading.steps import lazy_steps
 from fogx.reading.table import EpisodeFrame, episode_frame, joined_columns
+from fogx.reading.versions import numbered, token_of
 from fogx.reading.view import EpisodeView
 from fogx.recording.episode import Episode
 from fogx.recording.sealing import seal
 from fogx.storage.log.rows import check_metadata
 
 if TYPE_CHECKING:
+    import pandas as pd
     import polars as pl
 
     from fogx.training.torch import StepDataset
@@ -42,7 +45,7 @@ class Dataset:
         name: Name of a dataset that is yet to be created; the folder's name by default.
         features: What features mean, by name, for every episode recorded through this handle.
         storage_options: For remote roots, as fsspec takes them (`key`, `secret`, `endpoint_url`, `anon`, …). Never stored.
-        version: Version of the write root to look at; the handle is then read-only.
+        version: Version to look at, as `at` takes it; the handle is then read-only.
         read_only: Refuse writes.
 
     Raises:
@@ -50,6 +53,7 @@ class Dataset:
         NotADatasetError: A path that is a file.
         FormatVersionError: A root written by a newer fogx.
         SelectionError: Neither `path` nor `load_from`.
+        UnknownNameError: No such version.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Dataset:
         name: str | None = None,
         features: Mapping[str, Feature] | None = None,
         storage_options: Mapping[str, Any] | None = None,
-        version: int | None = None,
+        version: int | str | datetime | None = None,
         read_only: bool = False,
     ) -> None:
         sources = [load_from] if isinstance(load_from, (str, os.PathLike)) else list(load_from)
@@ -83,6 +87,11 @@ class Dataset:
     def version(self) -> int | None:
         """Version of the write root that this handle last saw or made; `None` before the first write."""
         return self._roots.write.log.version if self._roots.write.log else None
+
+    @property
+    def version_token(self) -> str:
+        """Text that names the versions of all roots as this handle sees them; `at` and `version=` take it."""
+        return token_of([root.log for root in self._roots.all if root.log])
 
     @property
     def episodes(self) -> list[EpisodeView]:
@@ -285,19 +294,91 @@ class Dataset:
 
     # Versions
 
-    def history(self) -> Any:
-        """Return the commits of the write root as a pandas DataFrame, newest first: version, time, operation, episodes, user."""
+    def history(self) -> pd.DataFrame:
+        """Return the commits of the write root, newest first: version, time, operation, episodes, user, pins.
+
+        `time` is by the writer's clock (UTC). The log goes back as far as `vacuum` left it.
+        """
         return history_frame(self._roots.write)
 
-    def at(self, version: int) -> Dataset:
-        """Return a read-only handle of the write root as it was at a version.
+    def at(self, version: int | str | datetime) -> Dataset:
+        """Return a read-only handle of the dataset as it was at a version: the same rows, steps and frames each time.
+
+        Args:
+            version: A number that `history()` lists, or the name of a pin: the write root as of then, other roots as this handle
+                sees them. A time with a zone (datetime, or ISO 8601 text), or a `version_token`: all roots as of then.
 
         Raises:
-            UnknownNameError: No such version; says which there are.
+            UnknownNameError: No such version, or one that was not kept; says which there are.
         """
         handle = Dataset.__new__(Dataset)
-        handle._roots, handle._features = open_at(self._roots, version), dict(self._features)
+        handle._roots, handle._features = self._roots.at(version), dict(self._features)
         return handle
+
+    def pin(self, name: str, version: int | None = None) -> int:
+        """Keep a version of the write root for as long as it has a name, whatever is vacuumed; returns the version.
+
+        Args:
+            name: A letter, then up to 63 letters, digits, dots, `-` and `_`. A name that is there moves.
+            version: The version to keep; `None` for the one that this handle is at.
+
+        Raises:
+            UnknownNameError: No such version, or one that was not kept; a name of another form.
+        """
+        log = self._roots.write.writable()
+        number = log.version if version is None else numbered(log, version)
+        log.pin(name, number)
+        return number
+
+    def unpin(self, name: str) -> None:
+        """Take a pin away; `vacuum` may then remove what only its version needs.
+
+        Raises:
+            UnknownNameError: No such pin; lists those there are.
+        """
+        self._roots.write.writable().pin(name, None)
+
+    def pins(self) -> dict[str, int]:
+        """Return name → version of the write root's pins."""
+        return self._roots.write.log.pins() if self._roots.write.log else {}
+
+    def restore(self, version: int | str | datetime) -> int:
+        """Give the write root the episodes that it had at a version, in a new commit; returns how many it then holds.
+
+        Nothing is lost: what was newest stays a version. Episodes that others add while this runs stay.
+
+        Args:
+            version: As in `at`.
+
+        Raises:
+            UnknownNameError: No such version, or one that was not kept; says which there are.
+        """
+        log = self._roots.write.writable()
+        return log.restore(numbered(log, version))
+
+    def vacuum(self, older_than_s: float | None = None, *, dry_run: bool = False) -> pd.DataFrame:
+        """Remove files of the write root that no kept version needs; returns them: file, bytes, age_s.
+
+        Kept are pinned versions and all that were the newest at some moment of the last `older_than_s`. Deleted episodes, old
+        forms of edited tables and what killed processes left go when no kept version needs them.
+
+        Args:
+            older_than_s: Remove only files older than this; at least, and by default, the safe age of the dataset (7 days).
+            dry_run: Only say what would be removed.
+
+        Raises:
+            SelectionError: Less than the safe age.
+            FormatVersionError: The dataset is in a format of before `vacuum`; call `migrate()` first.
+            CorruptDataError: What a kept version needs cannot be read; nothing was removed.
+        """
+        return vacuum_frame(self._roots.write.writable().vacuum(older_than_s, dry_run=dry_run))
+
+    def migrate(self) -> tuple[int, int]:
+        """Bring the write root to the newest storage format; returns the formats before and after.
+
+        No data is rewritten. Writers that do not know the new format are refused from then on, with what to install.
+        """
+        return self._roots.write.writable().migrate()
 
     def refresh(self) -> Dataset:
         """Move this handle to the newest version of every root, and return it."""

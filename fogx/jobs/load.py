@@ -81,7 +81,9 @@ def load_episodes(
         try:
             for done in run.map(_pack, groups):
                 if done.packed is not None:
-                    added += log.append(done.packed.rows, operation=f"load {loader}", sources=done.sources)
+                    added += log.append(
+                        done.packed.rows, operation=f"load {loader}", sources=done.sources, began=done.packed.began
+                    )
                 skipped += done.skipped
                 bar.set_postfix(added=len(added), skipped=skipped)
                 bar.update((len(done.packed.rows) if done.packed else 0) + done.skipped)

@@ -1,15 +1,15 @@
-"""What a handle shows of itself: one line, a notebook card, its history; and the handle's view of an old version."""
+"""What a handle shows of itself: one line, a notebook card, its history, and what was removed."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from fogx.errors import UnknownNameError
-from fogx.reading.roots import Root, Roots, is_version
+from fogx.reading.roots import Root, Roots
 from fogx.show.html import card
-from fogx.storage.files.store import Store
 
 
 def line(roots: Roots) -> str:
@@ -46,23 +46,15 @@ def html(roots: Roots) -> str:
 def history_frame(root: Root) -> pd.DataFrame:
     """Return the commits of a root, newest first; empty before the first write."""
     entries = root.log.history() if root.log else []
-    frame = pd.DataFrame(entries, columns=["version", "timestamp_ms", "operation", "episodes", "user"])
+    frame = pd.DataFrame(entries, columns=["version", "timestamp_ms", "operation", "episodes", "user", "pins"])
     frame.insert(1, "time", pd.to_datetime(frame.pop("timestamp_ms"), unit="ms", utc=True))
-    return frame.astype({"version": "Int64", "episodes": "Int64", "operation": "string", "user": "string"})
+    return frame.astype({"version": "Int64", "episodes": "Int64", "operation": "string", "user": "string", "pins": "string"})
 
 
-def open_at(roots: Roots, version: int) -> Roots:
-    """Return the roots with the write root as it was at a version, read-only.
-
-    Raises:
-        UnknownNameError: No such version; says which there are.
-    """
-    newest = roots.write.log.newest() if roots.write.log else -1
-    if not is_version(version) or version > newest:
-        have = f"versions 0 to {newest}" if newest >= 0 else "no version yet"
-        raise UnknownNameError(f"{roots.write.path} has {have}, {version!r} was asked for; history() lists them.")
-    store = Store(roots.write.path, roots.write.store.options)
-    return roots.with_write(Root(store, version=int(version), read_only=True))
+def vacuum_frame(removed: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the files that `vacuum` removed, or would."""
+    frame = pd.DataFrame(removed, columns=["file", "bytes", "age_s"])
+    return frame.astype({"file": "string", "bytes": "Int64", "age_s": "Float64"})
 
 
 def _episodes(roots: Roots) -> str:

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fogx.errors import DatasetNotFoundError, ReadOnlyError, SchemaMismatchError, SelectionError, UnknownNameError, listing
+from fogx.reading.versions import is_for_all_roots, numbered
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as log_root
@@ -21,28 +21,32 @@ from fogx.storage.log.rows import BASE
 from fogx.storage.tables.index import read_index
 
 
-def is_version(version: object) -> bool:
-    """Return whether a value could be the number of a version: any whole number from 0, numpy's too."""
-    return isinstance(version, (int, np.integer)) and not isinstance(version, bool) and bool(version >= 0)
-
-
 class Root:
     """One folder or URL that holds, or will hold, a dataset.
 
     Args:
         store: Its bytes.
         name: Name for a dataset that is yet to be created.
-        version: Version to look at; `None` for the newest.
+        version: Version to look at, as `numbered` takes it; `None` for the newest.
         read_only: Whether writes are refused.
     """
 
-    def __init__(self, store: Store, name: str | None = None, *, version: int | None = None, read_only: bool = False) -> None:
+    def __init__(self, store: Store, name: str | None = None, *, version: Any = None, read_only: bool = False) -> None:
         self.store = store
-        self.read_only = read_only
+        self.read_only = read_only or version is not None
         self._name = name
         self._pinned = version is not None
         self._lock = threading.Lock()
-        self._log = EpisodeLog(store, version) if log_root.exists(store) else None
+        self._log = EpisodeLog(store) if log_root.exists(store) else None
+        if version is not None:
+            if self._log is None:
+                raise UnknownNameError(f"{self.path} has no version yet, {version!r} was asked for.")
+            number = numbered(self._log, version)
+            self._log = self._log if self._log.version == number else EpisodeLog(store, number)
+
+    def at(self, version: Any) -> Root:
+        """Return this root as it was at a version, for reading only."""
+        return Root(Store(self.path, self.store.options), version=version)
 
     @property
     def path(self) -> str:
@@ -107,7 +111,7 @@ class Roots:
         load_from: Roots to read; each but the write root must hold a dataset.
         name: Name of a dataset that is yet to be created.
         storage_options: Options of remote roots, as fsspec takes them.
-        version: Version of the write root to look at; makes the handle read-only.
+        version: Version to look at, see `Roots.at`; makes the handle read-only.
         read_only: Whether writes are refused.
 
     Raises:
@@ -122,7 +126,7 @@ class Roots:
         load_from: Sequence[str | os.PathLike[str]],
         name: str | None,
         storage_options: Mapping[str, Any] | None,
-        version: int | None,
+        version: Any,
         read_only: bool,
     ) -> None:
         places = ([] if path is None else [path]) + list(load_from)
@@ -130,12 +134,9 @@ class Roots:
             raise SelectionError("a dataset needs a place: give path=, or load_from= with at least one folder or URL.")
         options = StorageOptions(storage_options)
         stores = list({store.root: store for store in (Store(place, options) for place in places)}.values())
-        if version is not None and not is_version(version):
-            raise UnknownNameError(f"version={version!r} is no version; give a whole number that history() lists.")
-        self.write = Root(
-            stores[0], name, version=None if version is None else int(version), read_only=read_only or version is not None
-        )
-        self.all = [self.write, *(Root(store, read_only=True) for store in stores[1:])]
+        everywhere = version if is_for_all_roots(version) else None
+        self.write = Root(stores[0], name, version=version, read_only=read_only)
+        self.all = [self.write, *(Root(store, version=everywhere, read_only=True) for store in stores[1:])]
         missing = [root.path for root in self.all if root.log is None and root.read_only]
         if missing:
             raise DatasetNotFoundError(
@@ -144,10 +145,18 @@ class Roots:
             )
         self._check_ids()
 
-    def with_write(self, root: Root) -> Roots:
-        """Return the same roots with another in the place of the write root."""
+    def at(self, version: Any) -> Roots:
+        """Return the roots for reading only, as they were at a version.
+
+        A number or a pin is of the write root, and the others stay as this handle sees them; a time or a token is of all.
+
+        Raises:
+            UnknownNameError: No such version, or one that was not kept; says which there are.
+        """
         roots = copy.copy(self)
-        roots.write, roots.all = root, [root, *self.all[1:]]
+        roots.write = self.write.at(version)
+        others = [root.at(version) for root in self.all[1:]] if is_for_all_roots(version) else self.all[1:]
+        roots.all = [roots.write, *others]
         return roots
 
     def refresh(self) -> None:

@@ -31,5 +31,5 @@ def seal(store: Store, writable: Callable[[], EpisodeLog], dataset: str, episode
     except BaseException:
         packer.abort()
         raise
-    log.append(packed.rows, operation="record")
+    log.append(packed.rows, operation="record", began=packed.began)
     return episode_id

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import IO, Any
 
@@ -127,8 +128,42 @@ class Store:
         except FileNotFoundError:
             return {}
 
+    def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder."""
+        top = join(self.root, folder)
+        if self.is_local:
+            for path, _, names in os.walk(top):
+                for name in names:
+                    full = os.path.join(path, name)
+                    with suppress(FileNotFoundError):
+                        about = os.lstat(full)
+                        yield os.path.relpath(full, self.root).replace(os.sep, "/"), about.st_size, about.st_mtime
+            return
+        bare = self.root.split("://", 1)[1]
+        for path, about in self._remote().find(top, detail=True, refresh=True).items():
+            yield path[len(bare) + 1 :], about["size"], about["LastModified"].timestamp()
+
+    def now_s(self) -> float:
+        """Return the time by the clock that stamps the files here, in s since 1970."""
+        name = f"_clock-{uuid.uuid4().hex}.tmp"
+        self.write_small(name, b"")
+        try:
+            path = join(self.root, name)
+            return os.stat(path).st_mtime if self.is_local else float(self._remote().modified(path).timestamp())
+        finally:
+            self.unlink(name)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file that fogx itself named; one that is gone already is fine."""
+        path = join(self.root, name)
+        with suppress(FileNotFoundError):
+            os.unlink(path) if self.is_local else self._remote().rm_file(path)
+
     def _lost(self, pointer: str) -> CorruptDataError:
-        return CorruptDataError(f"{self.root}: the data file {pointer} is not there, though an episode names it.")
+        return CorruptDataError(
+            f"{self.root}: the data file {pointer} is not there, though an episode names it. Where the handle is older than the last "
+            "vacuum(), call refresh(); else check() tells which episodes need it."
+        )
 
     def _remote(self) -> Any:
         # A file system inherited over a fork hangs, so each process makes its own.

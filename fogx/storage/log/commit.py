@@ -11,11 +11,14 @@ import pyarrow.compute as pc
 import tenacity
 
 from fogx.errors import ConflictError, EpisodeNotFoundError, FogxError, StorageError, listing
+from fogx.storage.files.stopwatch import Stopwatch
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
+from fogx.storage.log import versions
 from fogx.storage.log.delta import DeltaLog
 from fogx.storage.log.rows import Fitted, aligned, extra_text, extra_values, fit_cells
 from fogx.storage.log.snapshot import Edits, Snapshot, by_id, patched, with_rows, without_rows
+from fogx.storage.log.vacuum import vacuum
 
 T = TypeVar("T")
 
@@ -31,24 +34,27 @@ class EpisodeLog:
     Args:
         store: The root.
         version: A version to look at, for reading only; `None` for the newest.
+
+    Attributes:
+        delta: The table itself, for the other modules of this room.
     """
 
     def __init__(self, store: Store, version: int | None = None) -> None:
         self.store = store
         self._lock = threading.RLock()
         self._settled = False
-        self._log = DeltaLog(store, version)
-        self.version: int = self._log.version
-        self.root_id = roots.root_id(self._log.table)
-        self.name = str(self._log.table.metadata().name or "")
-        self.rows = self._log.snapshot().rows
+        self.delta = DeltaLog(store, version)
+        self.version: int = self.delta.version
+        self.root_id = roots.root_id(self.delta.table)
+        self.name = str(self.delta.table.metadata().name or "")
+        self.rows = self.delta.snapshot().rows
 
     def refresh(self) -> None:
         """Move this handle to the newest version."""
         with self._lock:
-            self._log.update()
-            self.version = self._log.version
-            self.rows = self._log.snapshot().rows
+            self.delta.update()
+            self.version = self.delta.version
+            self.rows = self.delta.snapshot().rows
 
     def newest(self) -> int:
         """Return the newest version that there is, without moving to it."""
@@ -57,10 +63,17 @@ class EpisodeLog:
     def source_keys(self) -> frozenset[str]:
         """Return the `source_key`s of the newest version, without moving to it."""
         with self._lock:
-            self._log.update()
-            return frozenset(self._log.snapshot().rows["source_key"].to_pylist()) - {None}
+            self.delta.update()
+            return frozenset(self.delta.snapshot().rows["source_key"].to_pylist()) - {None}
 
-    def append(self, rows: Sequence[Mapping[str, Any]], *, operation: str, sources: Sequence[str] = ()) -> list[str]:
+    def append(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        operation: str,
+        sources: Sequence[str] = (),
+        began: Stopwatch | None = None,
+    ) -> list[str]:
         """Publish episodes in one commit, durably, and return the ids that were added.
 
         Args:
@@ -68,25 +81,28 @@ class EpisodeLog:
             operation: What `history()` shows.
             sources: Identities of the shards that `source_key`s come from. Episodes whose key is there already are left out,
                 also where another process imports the same shards at this moment.
+            began: Runs since the first data file of these episodes was begun.
 
         Raises:
-            StorageError: The commit could not be made; nothing of it is visible.
+            StorageError: The commit could not be made, or the files are so old that `vacuum` may take them for leftovers;
+                nothing of it is visible.
         """
         ids = pa.array([row["episode_id"] for row in rows], pa.string())
         keys = [row["source_key"] for row in rows if row["source_key"]]
 
         def attempt() -> list[str]:
-            latest = self._log.snapshot()
+            latest = self.delta.snapshot()
             # Ids that are there already came through a commit whose answer was lost, or whose last step failed.
             mine = latest.of(ids)
             if mine.num_rows:
-                self._log.sync()
+                self.delta.sync()
                 self.rows = with_rows(self.rows, mine)
             there = mine["episode_id"].to_pylist()
             known = latest.values_in("source_key", keys) if keys else set()
             wanted = [row for row in rows if row["source_key"] not in known and row["episode_id"] not in there]
             if not wanted:
                 return list(there)
+            self._refuse_old(began, len(wanted))
             fitted = fit_cells(latest.schema, [row["metadata"] for row in wanted], latest.extremes)
             if self._adapt(fitted, latest):
                 return attempt()
@@ -97,7 +113,7 @@ class EpisodeLog:
             ]
             full.sort(key=lambda row: str(row["episode_id"]))
             table = pa.Table.from_pylist(full, schema=latest.schema)
-            self._log.commit(operation, len(full), add=table, sources=sources)
+            self.delta.commit(operation, len(full), add=table, sources=sources)
             self._own(with_rows(self.rows, table))
             return [*there, *(str(row["episode_id"]) for row in wanted)]
 
@@ -120,7 +136,7 @@ class EpisodeLog:
         wanted = pa.array(ids, pa.string())
 
         def attempt() -> int:
-            latest = self._log.snapshot()
+            latest = self.delta.snapshot()
             held = latest.of(wanted)
             self._check_edit(changes, ids, held, base)
             fitted = fit_cells(latest.schema, [{c: v.get(i) for c, v in changes.items() if i in v} for i in ids], latest.extremes)
@@ -138,7 +154,7 @@ class EpisodeLog:
         gone = pa.array(ids, pa.string())
 
         def attempt() -> int:
-            latest = self._log.snapshot()
+            latest = self.delta.snapshot()
             there = int(latest.of(gone).num_rows)
             if there:
                 self._replace({n: without_rows(latest.files[n], gone) for n in latest.holding(gone)}, operation, there)
@@ -149,38 +165,96 @@ class EpisodeLog:
 
     def merge_small(self) -> int:
         """Merge small files of the table where there are many, and return how many went. Commits do it now and then."""
-        return self._retrying(self._log.merge_small, "merge table files")
+        return self._retrying(self.delta.merge_small, "merge table files")
+
+    def restore(self, version: int) -> int:
+        """Give the table the rows that it had at a version, in a new commit; return how many episodes it then holds.
+
+        Episodes that others add while this runs stay.
+
+        Raises:
+            UnknownNameError: No such version, or one that was not kept.
+        """
+
+        def attempt() -> int:
+            versions.check_kept(self.delta, version)
+            latest, then = self.delta.snapshot(), DeltaLog(self.store, version).snapshot()
+            back = [aligned(table, latest.schema) for name, table in then.files.items() if name not in latest.files]
+            gone = [name for name in latest.files if name not in then.files]
+            if not latest.rows.equals(aligned(then.rows, latest.schema)):
+                add = by_id(pa.concat_tables(back)).combine_chunks() if back else None
+                self.delta.commit("restore", then.rows.num_rows, add=add, remove=gone)
+            self._own(self.delta.snapshot().rows)
+            return int(self.rows.num_rows)
+
+        return self._retrying(attempt, "restore")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the commits, newest first: version, time (ms since 1970), operation, episodes, and who made them."""
-        return [
-            {
-                "version": entry["version"],
-                "timestamp_ms": entry["timestamp"],
-                "operation": entry.get("fogx_operation") or _spelled(entry.get("operation", "")),
-                "episodes": entry.get("fogx_episodes"),
-                "user": entry.get("userName"),
-            }
-            for entry in self._log.table.history()
-        ]
+        """Return the commits, newest first; see `versions.history`."""
+        with self._lock:
+            return versions.history(self.delta)
+
+    def pins(self) -> dict[str, int]:
+        """Return name → version of the pins, as of now."""
+        with self._lock:
+            self.delta.update()
+            return versions.pins(self.delta)
+
+    def pin(self, name: str, version: int | None) -> None:
+        """Keep a version under a name, or (`None`) keep it no longer.
+
+        Raises:
+            UnknownNameError: No such version, or one that was not kept; no such pin; a name of another form.
+        """
+
+        def attempt() -> None:
+            versions.set_pin(self.delta, name, version)
+            self.version = self.delta.version
+
+        self._retrying(attempt, "pin")
+
+    def migrate(self) -> tuple[int, int]:
+        """Bring the table to the newest format; return the formats for writers before and after."""
+
+        def attempt() -> tuple[int, int]:
+            before = roots.writer_format(self.delta.table)
+            if before < roots.WRITES:
+                self.delta.set_properties(roots.CURRENT, "migrate")
+                self.version = self.delta.version
+            return before, max(before, roots.WRITES)
+
+        return self._retrying(attempt, "migrate")
+
+    def vacuum(self, older_than_s: float | None = None, *, dry_run: bool = False) -> list[dict[str, Any]]:
+        """Remove files that no kept version names; see `vacuum.vacuum`."""
+        return self._retrying(lambda: vacuum(self.delta, older_than_s, dry_run=dry_run), "vacuum")
 
     def _own(self, rows: pa.Table) -> None:
-        self.rows, self.version = rows, self._log.version
+        self.rows, self.version = rows, self.delta.version
 
     def _replace(self, files: Mapping[str, pa.Table], operation: str, episodes: int) -> None:
         """Commit new content of files of the table."""
         tables = [table for table in files.values() if table.num_rows]
         add = by_id(pa.concat_tables(tables)) if tables else None
-        self._log.commit(operation, episodes, add=add, remove=list(files))
+        self.delta.commit(operation, episodes, add=add, remove=list(files))
+
+    def _refuse_old(self, began: Stopwatch | None, episodes: int) -> None:
+        limit_s = roots.safe_age_s(self.delta.table) / 2
+        if began is not None and began.elapsed_s() > limit_s:
+            raise StorageError(
+                f"{self.store.root}: the data files of {episodes} episodes were begun {began.elapsed_s():,.0f} s ago; past "
+                f"{limit_s:,.0f} s they are not committed, since vacuum() could take them for leftovers. Nothing of it is visible; "
+                "save these episodes again."
+            )
 
     def _adapt(self, fitted: Fitted, latest: Snapshot) -> bool:
         """Make the schema commits that a batch needs, each of its own, before the batch; return whether there were any."""
         if fitted.added:
-            self._log.add_columns(fitted.added)
+            self.delta.add_columns(fitted.added)
         elif fitted.widened:
             schema = pa.schema([f.with_type(fitted.widened.get(f.name, f.type)) for f in latest.schema])
             # All files are replaced; an append that lands meanwhile keeps its old type and is cast at read, without loss.
-            self._log.commit("widen columns", 0, add=aligned(latest.rows, schema), overwrite=True)
+            self.delta.commit("widen columns", 0, add=aligned(latest.rows, schema), overwrite=True)
         return bool(fitted.added or fitted.widened)
 
     def _check_edit(
@@ -222,9 +296,9 @@ class EpisodeLog:
             with trial, self._lock:
                 try:
                     if not (at_once and self._settled):
-                        self._log.update()
+                        self.delta.update()
                     self._settled = False
-                    roots.check_writable(self.store, self._log.table)
+                    roots.check_writable(self.store, self.delta.table)
                     result = attempt()
                     self._settled = True
                     return result
@@ -283,7 +357,3 @@ def _cells(table: pa.Table, column: str) -> list[Any]:
 
 def _same(a: Any, b: Any) -> bool:
     return bool(a == b or (a != a and b != b))
-
-
-def _spelled(operation: str) -> str:
-    return {"CREATE TABLE": "create", "ADD COLUMN": "add columns"}.get(operation, operation.lower())

@@ -81,7 +81,7 @@ class DeltaLog:
             raise CorruptDataError(f"{self.store.root}: the episodes table lacks the columns {listing(missing)}.")
         held = {name: self._files.get(name) for name in self.names()}
         self._files = {
-            name: by_id(aligned(self._read(name), schema)) if table is None else aligned(table, schema)
+            name: by_id(aligned(self.read(name), schema)) if table is None else aligned(table, schema)
             for name, table in held.items()
         }
         return Snapshot(schema, dict(self._files))
@@ -298,7 +298,12 @@ class DeltaLog:
             fields.append(pa.field(f.name, kind, f.nullable))
         return pa.schema(fields)
 
-    def _read(self, name: str) -> pa.Table:
+    def read(self, name: str) -> pa.Table:
+        """Return the rows of one file of the table as they are stored.
+
+        Raises:
+            CorruptDataError: It is gone, unreadable, or not a file that fogx writes.
+        """
         # Files that delta-rs rewrote hold string views; `aligned` casts them. Never to_pyarrow_table(): it aborts at exit.
         if "/" in name or not name.endswith(".parquet"):
             raise CorruptDataError(f"{self.store.root}: the log names {name[:120]!r}, which is not a file fogx writes.")

@@ -14,8 +14,14 @@ from fogx.storage.files.paths import join
 from fogx.storage.files.store import Store
 from fogx.storage.log.rows import BASE
 
-FORMAT_VERSION = 1
-"""Version of the storage format that this fogx reads and writes."""
+READS = 1
+"""Newest storage format that this fogx reads."""
+
+WRITES = 2
+"""Newest storage format that this fogx writes. Writers of 2 do not commit files that `vacuum` may have taken for leftovers."""
+
+SAFE_AGE_S = 7 * 24 * 3600
+"""Files that no kept version names are removed by `vacuum` past this age; writers commit none older than half of it."""
 
 _MISREAD = re.compile(r"[#?\[\]^|\\]|%[0-9A-Fa-f]{2}")
 
@@ -26,6 +32,10 @@ _MIN_READER = "fogx.minReaderVersion"
 _MIN_WRITER = "fogx.minWriterVersion"
 _FEATURES = "fogx.features"
 _ROOT_ID = "fogx.rootId"
+_SAFE_AGE = "fogx.safeAgeSeconds"
+
+CURRENT = {_MIN_READER: str(READS), _MIN_WRITER: str(WRITES), _SAFE_AGE: str(SAFE_AGE_S)}
+"""Properties of a table in the newest format."""
 
 
 def entry(version: int) -> str:
@@ -78,8 +88,7 @@ def create(store: Store, name: str) -> None:
 
     properties: dict[str, str | None] = {
         "delta.enableExpiredLogCleanup": "false",  # else at(version) would die after 30 days
-        _MIN_READER: str(FORMAT_VERSION),
-        _MIN_WRITER: str(FORMAT_VERSION),
+        **CURRENT,
         _FEATURES: "",
         _ROOT_ID: uuid.uuid4().hex,
     }
@@ -100,7 +109,7 @@ def create(store: Store, name: str) -> None:
     table = open_table(store)
     if store.is_local:
         fsync_files([join(store.root, LOG_FOLDER, f"{0:020d}.json"), os.path.join(store.root, "episodes")])
-    about = {"root_id": root_id(table), "name": table.metadata().name, "format": f"fogx storage format {FORMAT_VERSION}"}
+    about = {"root_id": root_id(table), "name": table.metadata().name, "format": f"fogx storage format {READS}"}
     store.write_small("fogx.json", json.dumps(about, indent=2).encode())
 
 
@@ -121,7 +130,7 @@ def open_table(store: Store, version: int | None = None) -> Any:
             f"{store.root}: the episodes table cannot be opened: {error}. See what is damaged with fox.check({store.root!r}); "
             f"fox.repair({store.root!r}) sets it aside."
         ) from error
-    check_format(store, table, _MIN_READER, "read")
+    _check_format(store, table, _MIN_READER, READS, "read")
     if store.is_local:
         _refuse_empty_entries(store, table.version())
     return table
@@ -146,25 +155,30 @@ def check_writable(store: Store, table: Any) -> None:
     Raises:
         FormatVersionError: Says which version is needed.
     """
-    check_format(store, table, _MIN_WRITER, "written")
+    _check_format(store, table, _MIN_WRITER, WRITES, "written")
 
 
-def check_format(store: Store, table: Any, key: str, verb: str) -> None:
-    """Compare one of the two version properties, and the feature list, with what this fogx knows.
-
-    Raises:
-        FormatVersionError: Says what was found and what to do.
-    """
+def _check_format(store: Store, table: Any, key: str, known: int, verb: str) -> None:
     properties = table.metadata().configuration
     needed = properties.get(key, "")
     if not needed.isdigit():
         raise FormatVersionError(f"{store.root}: a Delta table without {key}; it was not made by fogx. Give another folder.")
-    if int(needed) > FORMAT_VERSION or properties.get(_FEATURES):
+    if int(needed) > known or properties.get(_FEATURES):
         extra = f" with features {properties[_FEATURES]}" if properties.get(_FEATURES) else ""
         raise FormatVersionError(
-            f"{store.root}: can only be {verb} by a fogx that knows storage format {needed}{extra}; this one knows {FORMAT_VERSION}. "
+            f"{store.root}: can only be {verb} by a fogx that knows storage format {needed}{extra}; this one knows {known}. "
             "Upgrade with: pip install -U fogx"
         )
+
+
+def writer_format(table: Any) -> int:
+    """Return the storage format that a writer of the table must know."""
+    return int(table.metadata().configuration[_MIN_WRITER])
+
+
+def safe_age_s(table: Any) -> float:
+    """Return the age past which `vacuum` takes files that no version names for leftovers."""
+    return float(table.metadata().configuration.get(_SAFE_AGE, SAFE_AGE_S))
 
 
 def root_id(table: Any) -> str:

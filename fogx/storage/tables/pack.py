@@ -13,6 +13,7 @@ from fogx.feature import NUMERIC_DTYPES, Feature
 from fogx.protocols import Column, EpisodeData
 from fogx.stats import FeatureStats
 from fogx.storage.files.paths import partition_folder
+from fogx.storage.files.stopwatch import Stopwatch
 from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import FramesWriter
 from fogx.storage.tables.index import IndexRow, write_index, write_schema
@@ -31,10 +32,12 @@ class Packed:
     Args:
         rows: One dict an episode, ready for the episodes table: system columns, and `metadata` with the cell values.
         files: Pointers of all files written, durable already.
+        began: Runs since the first of them was begun.
     """
 
     rows: list[dict[str, Any]]
     files: list[str]
+    began: Stopwatch
 
 
 @dataclass
@@ -64,6 +67,7 @@ class EpisodePacker:
         self._files: list[str] = []
         self._places: dict[str, list[Any]] = {}
         self._pending: list[_Pending] = []
+        self._began = Stopwatch()
 
     def add(self, episode_id: str, data: EpisodeData) -> None:
         """Append one episode; its arrays are not needed afterwards."""
@@ -120,7 +124,7 @@ class EpisodePacker:
         index_file = write_index(self._store, rows)
         self._files.append(index_file)
         self._store.sync(self._files)
-        return Packed([self._row(p, index_file, position) for position, p in enumerate(self._pending)], self._files)
+        return Packed([self._row(p, index_file, position) for position, p in enumerate(self._pending)], self._files, self._began)
 
     def abort(self) -> None:
         """Close and remove what was written."""

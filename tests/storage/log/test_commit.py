@@ -178,11 +178,11 @@ def test_a_newer_format_is_refused_with_what_to_do(tmp_path):
     log = _log(tmp_path)
     log.append([_row()], operation="record")
     late = _log(tmp_path)
-    log._log.table.alter.set_table_properties({"fogx.minWriterVersion": "2"}, raise_if_not_exists=False)
+    log.delta.table.alter.set_table_properties({"fogx.minWriterVersion": "3"}, raise_if_not_exists=False)
     assert len(EpisodeLog(log.store).rows) == 1
     with pytest.raises(FormatVersionError, match="pip install -U fogx"):
         late.append([_row()], operation="record")
-    log._log.table.alter.set_table_properties({"fogx.minReaderVersion": "2"}, raise_if_not_exists=False)
+    log.delta.table.alter.set_table_properties({"fogx.minReaderVersion": "2"}, raise_if_not_exists=False)
     with pytest.raises(FormatVersionError, match="format 2"):
         EpisodeLog(log.store)
     assert len(late.rows) == 1

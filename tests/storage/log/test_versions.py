@@ -1,0 +1,189 @@
+"""Versions of the table: restored, pinned, fenced, and what vacuum leaves of them."""
+
+import os
+import time
+
+import pytest
+
+from fogx.errors import FormatVersionError, SelectionError, StorageError, UnknownNameError
+from fogx.ids import new_id
+from fogx.storage.files.stopwatch import Stopwatch
+from fogx.storage.files.store import Store
+from fogx.storage.log import delta, root, versions
+from fogx.storage.log.commit import EpisodeLog
+from fogx.storage.log.rows import BASE
+
+
+def _row(**metadata):
+    row = dict.fromkeys(BASE.names) | {"episode_id": new_id(), "dataset": "d", "num_steps": 1}
+    del row["_extra"]
+    return row | {"metadata": metadata}
+
+
+@pytest.fixture
+def log(tmp_path):
+    store = Store(tmp_path)
+    root.create(store, "lab")
+    return EpisodeLog(store)
+
+
+def _rows(log, version=None):
+    return EpisodeLog(log.store, version).rows.select(["episode_id", "n"]).to_pylist()
+
+
+def test_restore_brings_back_rows_and_is_itself_a_version(log):
+    ids = log.append([_row(n=1), _row(n=2)], operation="record")
+    then, rows = log.version, _rows(log)
+    log.edit({"n": {ids[0]: 7}}, operation="tag")
+    log.delete([ids[1]])
+    log.append([_row(n=0.5)], operation="record")  # widens the column
+    late = _rows(log)
+    before = log.version
+    assert log.restore(then) == 2
+    assert log.rows["episode_id"].to_pylist() == ids
+    assert _rows(log) == rows
+    assert _rows(log, before) == late
+    assert log.restore(before) == 2
+    assert _rows(log) == late
+    version = log.version
+    assert log.restore(before) == 2
+    assert log.version == version, "nothing to do is no commit"
+    assert [entry["operation"] for entry in log.history()][:3] == ["restore", "restore", "record"]
+
+
+@pytest.mark.parametrize("version", [-1, 99])
+def test_restore_of_no_version(log, version):
+    with pytest.raises(UnknownNameError, match="versions 0 to 0"):
+        log.restore(version)
+
+
+def test_pins(log):
+    log.append([_row(n=1)], operation="record")
+    log.pin("paper", 1)
+    log.pin("start", 0)
+    assert EpisodeLog(log.store).pins() == {"paper": 1, "start": 0}
+    log.pin("paper", 2)
+    log.pin("start", None)
+    assert log.pins() == {"paper": 2}
+    assert [entry["pins"] for entry in log.history()][-3:] == ["paper", "", ""]
+    for wrong in ("", "../x", "3rd", "a b", "x" * 65):
+        with pytest.raises(UnknownNameError, match="cannot name a pin"):
+            log.pin(wrong, 1)
+    with pytest.raises(UnknownNameError, match=r"no pin 'papr'.*Did you mean 'paper'"):
+        log.pin("papr", None)
+    with pytest.raises(UnknownNameError, match="versions 0 to"):
+        log.pin("late", 99)
+
+
+def _age(folder, seconds):
+    """Make every file older; what is changed later stays new."""
+    then = time.time() - seconds
+    for path, _, names in os.walk(folder):
+        for name in names:
+            os.utime(os.path.join(path, name), (then, then))
+
+
+WEEK_S = 7 * 24 * 3600
+
+
+def test_vacuum_leaves_the_last_week_and_pins(log, tmp_path, monkeypatch):
+    # Rows of this test name no index files; that part has its own test, with real episodes.
+    monkeypatch.setattr("fogx.storage.log.vacuum.read_index", lambda *_: [])
+    monkeypatch.setattr(delta, "UPKEEP_EVERY", 4)
+    (first,) = log.append([_row(n=0)], operation="record")
+    for n in range(1, 12):
+        log.edit({"n": {first: n}}, operation="tag")
+    log.pin("kept", 6)
+    wanted = {version: _rows(log, version) for version in (6, log.version)}
+    _age(tmp_path, WEEK_S + 60)
+    old = log.version
+    log.edit({"n": {first: 99}}, operation="tag")
+    plan = log.vacuum(dry_run=True)
+    names = {os.path.relpath(os.path.join(p, n), tmp_path) for p, _, ns in os.walk(tmp_path) for n in ns}
+    assert {entry["file"] for entry in plan} <= names
+    assert log.vacuum() == [{**entry, "age_s": pytest.approx(entry["age_s"], abs=60)} for entry in plan]
+    left = {os.path.relpath(os.path.join(p, n), tmp_path) for p, _, ns in os.walk(tmp_path) for n in ns}
+    assert names - {entry["file"] for entry in plan} <= left
+    assert {entry["file"] for entry in plan}.isdisjoint(left)
+    assert f"{root.LOG_FOLDER}/{root.entry(0)}" not in left, "old log entries went"
+    for version, rows in wanted.items():
+        assert _rows(log, version) == rows
+    assert _rows(log)[0]["n"] == 99
+    assert log.vacuum() == []
+    assert versions.oldest_kept(EpisodeLog(log.store).delta) == old
+    for gone in (0, 5, old - 1):
+        with pytest.raises(UnknownNameError, match=r"vacuum\(\) did not keep"):
+            versions.check_kept(log.delta, gone)
+        with pytest.raises(UnknownNameError, match="kept"):
+            log.pin("late", gone)
+    log.pin("kept", None)
+    _age(tmp_path, WEEK_S + 60)
+    assert log.vacuum()
+    with pytest.raises(UnknownNameError):
+        log.restore(6)
+    assert _rows(log)[0]["n"] == 99
+
+
+def test_vacuum_refuses_less_than_the_safe_age(log):
+    with pytest.raises(SelectionError, match="safe age"):
+        log.vacuum(60)
+    with pytest.raises(SelectionError, match="safe age"):
+        log.vacuum(float("nan"))
+
+
+def test_files_that_vacuum_could_take_are_not_committed(log, monkeypatch):
+    began = Stopwatch()
+    monkeypatch.setattr(time, "time", lambda: 1e9 + 4 * 24 * 3600)
+    began._wall_s = 1e9
+    with pytest.raises(StorageError, match="save these episodes again"):
+        log.append([_row()], operation="record", began=began)
+    assert log.rows.num_rows == 0
+    began._wall_s = 1e9 + 2 * 24 * 3600
+    assert log.append([_row()], operation="record", began=began)
+
+
+def test_migrate_fences_older_writers(log):
+    log.delta.set_properties({"fogx.minWriterVersion": "1"}, "as an older fogx made it")
+    late = EpisodeLog(log.store)
+    with pytest.raises(FormatVersionError, match=r"migrate\(\)"):
+        log.vacuum()
+    assert log.migrate() == (1, 2)
+    assert log.migrate() == (2, 2)
+    assert log.vacuum() == []
+    # What an older fogx began before is refused by Delta Lake itself.
+    from deltalake import Schema
+    from deltalake.exceptions import CommitFailedError
+
+    with pytest.raises(CommitFailedError, match="Metadata changed"):
+        late.delta.table.create_write_transaction([], "append", Schema.from_arrow(BASE))
+
+
+def test_small_files_are_merged_and_nothing_moves(log, monkeypatch):
+    monkeypatch.setattr(delta, "UPKEEP_EVERY", 8)
+    ids = [log.append([_row(n=n)], operation="record")[0] for n in range(100)]
+    assert len(log.delta.names()) < 40
+    assert EpisodeLog(log.store).rows["n"].to_pylist() == list(range(100)) == log.rows["n"].to_pylist()
+    assert EpisodeLog(log.store).rows["episode_id"].to_pylist() == ids
+    assert EpisodeLog(log.store, 20).rows.num_rows <= 20
+
+
+def test_a_failed_sync_is_mended_by_a_checkpoint(log, monkeypatch):
+    """After a failed fsync the kernel may say yes to the next one though the bytes are lost."""
+    row = _row(n=1)
+    real = delta.fsync_files
+
+    def fail(paths):
+        if any(path.endswith(".json") for path in list(paths)):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(delta, "fsync_files", fail)
+    with pytest.raises(StorageError, match="Input/output"):
+        log.append([row], operation="record")
+    monkeypatch.setattr(delta, "fsync_files", real)
+    folder = f"{log.store.root}/{root.LOG_FOLDER}"
+    assert not [name for name in os.listdir(folder) if "checkpoint" in name]
+    assert log.append([row], operation="record") == [row["episode_id"]]
+    (checkpoint,) = [name for name in os.listdir(folder) if name.endswith(".checkpoint.parquet")]
+    for version in range(int(checkpoint[:20]) + 1):
+        os.unlink(f"{folder}/{root.entry(version)}")
+    assert EpisodeLog(log.store).rows["episode_id"].to_pylist() == [row["episode_id"]]
