@@ -210,7 +210,7 @@ class Dataset:
         One row an episode: `episode_id`, `root`, `dataset`, `split`, `start_ns` (ns since 1970), `duration_s`, `num_steps`,
         `control_hz`, `success`, then the metadata of users and sources. Dtypes are nullable.
         """
-        return episode_frame(self._roots)
+        return episode_frame(self._roots.chosen())
 
     def read_by(self, episodes: Any = None) -> list[EpisodeView]:
         """Return views of the selected episodes, in the selection's order.
@@ -244,7 +244,7 @@ class Dataset:
             SelectionError: An unknown `images` or metadata column.
         """
         chosen = choose(self._roots, episodes)
-        return lazy_steps(chosen, images, joined_columns(self._roots, chosen, with_metadata))
+        return lazy_steps(chosen, images, joined_columns(chosen, with_metadata))
 
     # Edit
 

@@ -81,9 +81,10 @@ def _by_id(info: pd.DataFrame) -> pd.DataFrame:
 def _differences(before: pd.DataFrame, after: pd.DataFrame) -> Cells:
     changes: Cells = {}
     for column in after.columns:
-        old = before[column].tolist() if column in before.columns else [None] * len(after)
-        integer = column in before.columns and bool(pd.api.types.is_integer_dtype(before[column].dtype))
-        pairs = zip(after.index, old, after[column].tolist(), strict=True)
+        old = before[column] if column in before.columns else pd.Series([None] * len(after), index=after.index, dtype=object)
+        integer = bool(pd.api.types.is_integer_dtype(old.dtype))
+        suspects = np.flatnonzero(~_surely_same(old, after[column]))
+        pairs = zip(after.index[suspects], old.iloc[suspects].tolist(), after[column].iloc[suspects].tolist(), strict=True)
         cells = {i: _value(new, integer) for i, was, new in pairs if not _same(was, new)}
         if not cells:
             continue
@@ -93,10 +94,23 @@ def _differences(before: pd.DataFrame, after: pd.DataFrame) -> Cells:
                 f"Of fogx's columns you may edit: {listing(sorted(EDITABLE))}. Nothing was changed."
             )
         for value in cells.values():
-            check_metadata({column: value})
-            _one_cell(column, value)
+            if not isinstance(value, _PLAIN) or column in EDITABLE:
+                check_metadata({column: value})
+                _one_cell(column, value)
+        check_metadata({column: None})
         changes[column] = cells
     return changes
+
+
+_PLAIN = (bool, int, float)
+
+
+def _surely_same(old: pd.Series, new: pd.Series) -> np.ndarray:
+    """Return a mask of cells that are equal; of others it must still be found out, one by one."""
+    if old.dtype != new.dtype or old.dtype == object:
+        return np.zeros(len(new), dtype=bool)
+    same: np.ndarray = (old == new).to_numpy(dtype=bool, na_value=False) | (old.isna().to_numpy() & new.isna().to_numpy())
+    return same
 
 
 def _one_cell(key: str, value: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -14,7 +15,7 @@ from fogx.errors import ExistsError, SelectionError, StorageError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import EpisodeData, Exporter
 from fogx.reading.episodes import cells, locate, one_schema, read_data
-from fogx.reading.roots import Root
+from fogx.reading.roots import Chosen, Root
 from fogx.settings import config
 from fogx.storage.files.paths import canonical_root, is_url, join
 from fogx.storage.log.rows import EDITABLE
@@ -26,7 +27,7 @@ _DTYPES = {bool: "bool", int: "int64", float: "float64", str: "str", bytes: "byt
 
 def export_episodes(
     write: Root,
-    chosen: Sequence[tuple[Root, int]],
+    chosen: Chosen,
     format: str,
     path: str | os.PathLike[str] | None,
     name: str | None,
@@ -60,10 +61,10 @@ def _counted(episodes: Iterator[EpisodeData], bar: Any) -> Iterator[EpisodeData]
         bar.update()
 
 
-def _name(chosen: Sequence[tuple[Root, int]]) -> str:
+def _name(chosen: Chosen) -> str:
     """Return the name that most of the episodes came under, made fit for a folder."""
-    names = [str(root.rows["dataset"][row].as_py()) for root, row in chosen]
-    common = max(sorted(set(names)), key=names.count)
+    counts = Counter(str(name) for name in chosen.column("dataset").to_pylist())
+    common = max(sorted(counts), key=counts.__getitem__)
     kept = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in common.lower())
     return kept if kept[:1].isalpha() else f"fogx_{kept}"
 
@@ -75,7 +76,7 @@ def _next_version(folder: str) -> str:
     return f"{major}.0.0"
 
 
-def _metadata_features(chosen: Sequence[tuple[Root, int]], schema: Schema) -> dict[str, Feature]:
+def _metadata_features(chosen: Chosen, schema: Schema) -> dict[str, Feature]:
     """Return a feature for each column that users added: known before the stream begins, and one for all episodes."""
     kinds: dict[str, set[str]] = {}
     for root, row in chosen:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fogx import registry
 from fogx.errors import SchemaMismatchError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, EpisodeData
-from fogx.reading.roots import Root
+from fogx.reading.roots import Chosen, Root
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
@@ -26,13 +27,20 @@ class Located:
 
     Args:
         root: The root that holds it.
-        row: Its row, as a table of one: positions change with the next commit.
+        rows: The root's rows when it was located: positions change with the next commit.
+        position: Its row there.
         index: Its index row, with the parts that were asked for.
     """
 
     root: Root
-    row: pa.Table
+    rows: pa.Table
+    position: int
     index: IndexRow
+
+    @property
+    def row(self) -> pa.Table:
+        """Its row, as a table of one."""
+        return self.rows.slice(self.position, 1)
 
     @property
     def episode_id(self) -> str:
@@ -45,20 +53,19 @@ class Located:
         return read_schema(self.root.store, self.index.schema_id)
 
 
-def locate(chosen: Iterable[tuple[Root, int]], parts: Sequence[str] = ("steps", "frames", "metadata")) -> list[Located]:
+def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "metadata")) -> list[Located]:
     """Read the index rows of episodes, each index file once; the order is kept."""
-    chosen = list(chosen)
-    by_file: dict[tuple[int, str], list[int]] = {}
-    where = []
-    for position, (root, row) in enumerate(chosen):
-        where.append((root.rows["index_file"][row].as_py(), root.rows["index_row"][row].as_py()))
-        by_file.setdefault((id(root), where[-1][0]), []).append(position)
     result: list[Located | None] = [None] * len(chosen)
-    for (_, file), positions in by_file.items():
-        store = chosen[positions[0]][0].store
-        for position, index in zip(positions, read_index(store, file, [where[p][1] for p in positions], parts), strict=True):
-            root, row = chosen[position]
-            result[position] = Located(root, root.rows.slice(row, 1), index)
+    for root, positions in chosen.by_root():
+        rows, at = root.rows, chosen.row[positions]
+        pointers = rows.select(["index_file", "index_row"]).take(pa.array(at)).to_pydict()
+        by_file: dict[str, list[int]] = {}
+        for number, file in enumerate(pointers["index_file"]):
+            by_file.setdefault(file, []).append(number)
+        for file, numbers in by_file.items():
+            found = read_index(root.store, file, [pointers["index_row"][n] for n in numbers], parts)
+            for number, index in zip(numbers, found, strict=True):
+                result[positions[number]] = Located(root, rows, int(at[number]), index)
     return [located for located in result if located is not None]
 
 
@@ -114,26 +121,27 @@ def read_data(located: Located) -> EpisodeData:
     )
 
 
-def one_schema(chosen: Sequence[tuple[Root, int]], what: str) -> Schema | None:
+def one_schema(chosen: Chosen, what: str) -> Schema | None:
     """Return the schema that all episodes share, or `None` for no episodes.
 
     Raises:
         SchemaMismatchError: Groups the episodes by schema and says how to choose one group.
     """
-    groups: dict[str, list[tuple[Root, int]]] = {}
-    for root, row in chosen:
-        groups.setdefault(root.rows["schema_id"][row].as_py(), []).append((root, row))
-    schemas = {schema_id: read_schema(members[0][0].store, schema_id) for schema_id, members in groups.items()}
-    if len(groups) > 1:
+    table = chosen.table(["schema_id", "dataset", "episode_id"])
+    schema_ids = table["schema_id"].unique().to_pylist()
+    first = {i: chosen.roots[chosen.root[table["schema_id"].index(i).as_py()]] for i in schema_ids}
+    schemas = {schema_id: read_schema(root.store, schema_id) for schema_id, root in first.items()}
+    if len(schemas) > 1:
         lines = []
-        for schema_id, members in groups.items():
-            first = members[0][0].rows["episode_id"][members[0][1]].as_py()
-            datasets = sorted({str(root.rows["dataset"][row].as_py()) for root, row in members})
+        for schema_id in schema_ids:
+            members = table.filter(pc.equal(table["schema_id"], schema_id))
+            datasets = sorted(str(name) for name in members["dataset"].unique().to_pylist())
             lines.append(
-                f"  {len(members)} of dataset {listing(datasets, most=3)} (first {first}): {_unlike(schema_id, schemas)}"
+                f"  {len(members)} of dataset {listing(datasets, most=3)} (first {members['episode_id'][0]}): "
+                f"{_unlike(schema_id, schemas)}"
             )
         raise SchemaMismatchError(
-            f"{what} needs episodes of one schema; the {len(chosen)} selected have {len(groups)}:\n" + "\n".join(lines) + "\n"
+            f"{what} needs episodes of one schema; the {len(chosen)} selected have {len(schemas)}:\n" + "\n".join(lines) + "\n"
             'Select one group, e.g. info.filter(info["dataset"] == ...).'
         )
     return next(iter(schemas.values()), None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from fogx.reading.roots import Root, Roots
 from fogx.show.html import card
@@ -29,17 +30,21 @@ def html(roots: Roots) -> str:
     }
     if len(roots.all) > 1:
         facts["also reads"] = ", ".join(root.path for root in roots.all[1:])
-    counts: Counter[tuple[str, str, str]] = Counter()
-    steps: Counter[tuple[str, str, str]] = Counter()
-    columns = {id(root): root.rows.select(["dataset", "split", "num_steps"]).to_pylist() for root in roots.all}
-    for root, position in roots.chosen():
-        row = columns[id(root)][position]
-        key = (str(row["dataset"]), row["split"] or "", root.path)
-        counts[key] += 1
-        steps[key] += row["num_steps"]
-    most = counts.most_common(12)
-    rows = [(dataset, split, f"{n:,}", f"{steps[dataset, split, path]:,}", path) for (dataset, split, path), n in most]
-    note = f"… and {len(counts) - len(most)} more" if len(counts) > len(most) else ""
+    chosen = roots.chosen()
+    table = chosen.table(["dataset", "split", "num_steps"]).append_column("root", pa.array(chosen.root))
+    groups = table.group_by(["dataset", "split", "root"]).aggregate([("num_steps", "count"), ("num_steps", "sum")])
+    most = groups.sort_by([("num_steps_count", "descending")]).slice(0, 12).to_pylist()
+    rows = [
+        (
+            str(group["dataset"]),
+            group["split"] or "",
+            f"{group['num_steps_count']:,}",
+            f"{group['num_steps_sum']:,}",
+            roots.all[group["root"]].path,
+        )
+        for group in most
+    ]
+    note = f"… and {groups.num_rows - len(most)} more" if groups.num_rows > len(most) else ""
     return card(f"fogx dataset {roots.write.name!r}", facts, ("dataset", "split", "episodes", "steps", "root"), rows, note)
 
 
@@ -63,5 +68,4 @@ def _episodes(roots: Roots) -> str:
 
 
 def _steps(roots: Roots) -> int:
-    counts = {id(root): root.rows["num_steps"].to_pylist() for root in roots.all}
-    return sum(counts[id(root)][row] for root, row in roots.chosen())
+    return int(pc.sum(roots.chosen().column("num_steps")).as_py() or 0)

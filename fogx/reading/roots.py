@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -165,31 +167,96 @@ class Roots:
             root.refresh()
         self._check_ids()
 
-    def chosen(self) -> list[tuple[Root, int]]:
-        """Return (root, row) of every episode, write root first, in order of id; an episode held twice comes once."""
-        seen: set[str] = set()
-        result = []
-        for root in self.all:
-            for row, episode_id in enumerate(root.rows["episode_id"].to_pylist()):
-                if episode_id not in seen:
-                    seen.add(episode_id)
-                    result.append((root, row))
-        return result
+    def chosen(self) -> Chosen:
+        """Return every episode, write root first, in order of id; an episode that two roots hold comes once."""
+        roots, rows = [], []
+        earlier: list[pa.ChunkedArray] = []
+        for number, root in enumerate(self.all):
+            ids = root.rows["episode_id"]
+            mine = np.arange(len(ids))
+            if earlier:
+                mine = mine[~_mask(pc.is_in(ids, pa.concat_arrays([c for seen in earlier for c in seen.chunks])))]
+            earlier.append(ids)
+            roots.append(np.full(len(mine), number))
+            rows.append(mine)
+        return Chosen(tuple(self.all), np.concatenate(roots), np.concatenate(rows))
 
     def _check_ids(self) -> None:
-        owners: dict[str, Root] = {}
-        for root in self.all:
+        for number, root in enumerate(self.all[1:], 1):
             ids = root.rows["episode_id"]
-            twice = pc.is_in(ids, pa.array(list(owners), pa.string())).to_pylist() if owners else []
-            for row in [i for i, again in enumerate(twice) if again]:
-                episode_id = ids[row].as_py()
-                other = owners[episode_id]
-                if _checksum(root, row) != _checksum(other, other.rows["episode_id"].to_pylist().index(episode_id)):
-                    raise SchemaMismatchError(
-                        f"episode {episode_id} is in {other.path} and in {root.path} with different content; "
-                        "read the two roots in handles of their own."
-                    )
-            owners |= {i: root for i in ids.to_pylist() if i not in owners}
+            for other in self.all[:number]:
+                twice = np.flatnonzero(_mask(pc.is_in(ids, other.rows["episode_id"].combine_chunks())))
+                if not len(twice):
+                    continue
+                there = positions_of(other.rows["episode_id"], ids.take(pa.array(twice)).combine_chunks())
+                for row, same in zip(twice.tolist(), there.tolist(), strict=True):
+                    if _checksum(root, row) != _checksum(other, same):
+                        raise SchemaMismatchError(
+                            f"episode {ids[row].as_py()} is in {other.path} and in {root.path} with different content; "
+                            "read the two roots in handles of their own."
+                        )
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Episodes in an order.
+
+    Args:
+        roots: The handle's roots, write root first.
+        root: `(N,)` int: which root holds each.
+        row: `(N,)` int: its row there, now.
+    """
+
+    roots: tuple[Root, ...]
+    root: np.ndarray
+    row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __iter__(self) -> Iterator[tuple[Root, int]]:
+        for root, row in zip(self.root.tolist(), self.row.tolist(), strict=True):
+            yield self.roots[root], row
+
+    def at(self, positions: np.ndarray) -> Chosen:
+        """Return some of the episodes."""
+        return Chosen(self.roots, self.root[positions], self.row[positions])
+
+    def by_root(self) -> Iterator[tuple[Root, np.ndarray]]:
+        """Yield each root that holds some, with the positions of its episodes."""
+        for number, root in enumerate(self.roots):
+            positions = np.flatnonzero(self.root == number)
+            if len(positions):
+                yield root, positions
+
+    def table(self, names: Sequence[str]) -> pa.Table:
+        """Return columns of fogx's own, one row an episode, in this order."""
+        schema = pa.schema([BASE.field(name) for name in names])
+        parts, where = [schema.empty_table()], [np.zeros(0, np.int64)]
+        for root, positions in self.by_root():
+            rows = root.rows.select(list(names))
+            whole = len(positions) == rows.num_rows and bool((self.row[positions] == np.arange(rows.num_rows)).all())
+            parts.append((rows if whole else rows.take(pa.array(self.row[positions]))).cast(schema))
+            where.append(positions)
+        table = pa.concat_tables(parts)
+        return table if len(parts) <= 2 else table.take(pa.array(np.argsort(np.concatenate(where), kind="stable")))
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return one of these columns."""
+        return self.table([name])[name]
+
+
+def positions_of(ids: pa.ChunkedArray, wanted: pa.Array) -> np.ndarray:
+    """Return where each wanted id stands, -1 where it does not; both hold each id once."""
+    found = np.flatnonzero(_mask(pc.is_in(ids, wanted)))
+    # A hash of the few that were found, not of all there are.
+    order = pc.index_in(wanted, ids.take(pa.array(found)).combine_chunks()) if len(found) else pa.nulls(len(wanted), pa.int32())
+    where = order.fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.where(where < 0, -1, found[where] if len(found) else -1)
+
+
+def _mask(mask: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(mask.to_numpy(), dtype=bool)
 
 
 def _checksum(root: Root, row: int) -> bytes:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from fogx.errors import EpisodeNotFoundError, SelectionError, did_you_mean, listing
-from fogx.reading.roots import Root, Roots
+from fogx.reading.roots import Chosen, Roots, positions_of
 from fogx.reading.table import episode_frame, is_mask, mask_of
 
-Chosen = list[tuple[Root, int]]
+_NEAR = 10_000
+"""Among so many ids the nearest to a wrong one is looked for."""
 
 
 def choose(roots: Roots, selection: Any = None) -> Chosen:
-    """Return (root, row) of each selected episode, in the selection's order, each once.
+    """Return the selected episodes, in the selection's order, each once.
 
     Args:
         roots: The handle's roots.
@@ -29,22 +32,23 @@ def choose(roots: Roots, selection: Any = None) -> Chosen:
     """
     everything = roots.chosen()
     if callable(selection) and not isinstance(selection, pd.DataFrame):
-        selection = selection(episode_frame(roots, everything))
+        selection = selection(episode_frame(everything))
     if selection is None:
         return everything
     if is_mask(selection):
         by_id = isinstance(selection, pd.Series) and selection.index.name == "episode_id"
-        labels = [root.rows["episode_id"][row].as_py() for root, row in everything] if by_id else range(len(everything))
-        return [chosen for chosen, kept in zip(everything, mask_of(selection, pd.Index(labels)), strict=True) if kept]
-    ids = list(dict.fromkeys(_ids(selection)))
-    where = _positions(everything, roots)
-    absent = [i for i in ids if i not in where]
+        labels = pd.Index(everything.column("episode_id").to_pylist()) if by_id else pd.RangeIndex(len(everything))
+        return everything.at(np.flatnonzero(mask_of(selection, labels)))
+    wanted = pc.unique(_ids(selection))
+    ids = everything.column("episode_id")
+    positions = positions_of(ids, wanted)
+    absent = wanted.filter(pa.array(positions < 0)).to_pylist()
     if absent:
         raise EpisodeNotFoundError(
-            f"{len(absent)} of {len(ids)} selected episodes are not in this dataset: {listing(absent, most=3)}."
-            f"{did_you_mean(absent[0], where)} It holds {len(where)}; select from a fresh get_episode_info()."
+            f"{len(absent)} of {len(wanted)} selected episodes are not in this dataset: {listing(absent, most=3)}."
+            f"{did_you_mean(absent[0], ids.slice(0, _NEAR).to_pylist())} It holds {len(ids)}; select from a fresh get_episode_info()."
         )
-    return [where[i] for i in ids]
+    return everything.at(positions)
 
 
 def in_write_root(roots: Roots, chosen: Chosen, verb: str) -> list[str]:
@@ -53,27 +57,21 @@ def in_write_root(roots: Roots, chosen: Chosen, verb: str) -> list[str]:
     Raises:
         SelectionError: Some lie in another root; names it.
     """
-    others = [root.path for root, _ in chosen if root is not roots.write]
+    others = [(root.path, len(positions)) for root, positions in chosen.by_root() if root is not roots.write]
     if others:
         raise SelectionError(
-            f"{verb} changes the write root only ({roots.write.path}), but {len(others)} of {len(chosen)} selected episodes lie in "
-            f"{listing(sorted(set(others)))}. Open that root with fox.Dataset(path=...) to change it."
+            f"{verb} changes the write root only ({roots.write.path}), but {sum(n for _, n in others)} of {len(chosen)} selected "
+            f"episodes lie in {listing(sorted(path for path, _ in others))}. Open that root with fox.Dataset(path=...) to change it."
         )
-    ids = roots.write.rows["episode_id"]
-    return [ids[row].as_py() for _, row in chosen]
+    return [str(i) for i in chosen.column("episode_id").to_pylist()]
 
 
-def _positions(everything: Chosen, roots: Roots) -> dict[str, tuple[Root, int]]:
-    ids = {id(root): root.rows["episode_id"].to_pylist() for root in roots.all}
-    return {ids[id(root)][row]: (root, row) for root, row in everything}
-
-
-def _ids(selection: Any) -> Iterable[str]:
+def _ids(selection: Any) -> pa.Array:
     if isinstance(selection, pd.DataFrame):
         if "episode_id" in selection.columns:
-            return [str(i) for i in selection["episode_id"]]
+            return _texts(selection["episode_id"])
         if selection.index.name == "episode_id" or selection.empty:
-            return [str(i) for i in selection.index]
+            return _texts(selection.index)
         raise SelectionError(
             f"the frame has no column or index 'episode_id' (columns: {listing(selection.columns)}); keep that column when selecting."
         )
@@ -95,4 +93,9 @@ def _ids(selection: Any) -> Iterable[str]:
             f"a {type(wrong[0]).__name__} selects no episodes; give a frame from get_episode_info(), a boolean mask over it, "
             "episode ids, or a function of the frame."
         )
-    return items
+    return pa.array(items, pa.string())
+
+
+def _texts(values: Any) -> pa.Array:
+    texts = pa.array(values.astype("string"), pa.string())
+    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts

@@ -12,7 +12,7 @@ import polars as pl
 from fogx.errors import SchemaMismatchError, SelectionError, did_you_mean, listing
 from fogx.feature import STEP_KEYS, Feature, Schema
 from fogx.reading.episodes import Located, decoder, locate
-from fogx.reading.roots import Root
+from fogx.reading.roots import Chosen, Root
 from fogx.reading.table import EpisodeFrame
 from fogx.storage.tables.frames import read_frames
 
@@ -44,7 +44,7 @@ class _Group:
         return f"{len(self.members)} episodes of {listing(datasets, most=3)}"
 
 
-def lazy_steps(chosen: Sequence[tuple[Root, int]], images: str, metadata: EpisodeFrame | None) -> pl.LazyFrame:
+def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl.LazyFrame:
     """Return the steps of episodes, in their order; see `Dataset.get_step_data`.
 
     Args:
@@ -64,7 +64,7 @@ def lazy_steps(chosen: Sequence[tuple[Root, int]], images: str, metadata: Episod
     if not scans:
         return pl.LazyFrame(schema=_OWN)
     frame = pl.concat(scans)
-    wanted = [root.rows["episode_id"][row].as_py() for root, row in chosen]
+    wanted = chosen.column("episode_id").to_pylist()
     if wanted != _natural(groups):
         rank = pl.col("episode_id").replace_strict(wanted, range(len(wanted)), return_dtype=pl.Int64)
         frame = frame.sort(rank, "step_index")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fogx.errors import SelectionError, did_you_mean, listing
-from fogx.reading.roots import Root, Roots
+from fogx.reading.roots import Chosen, Root
 from fogx.storage.log.rows import BASE, extra_values
 
 OWN = ("episode_id", "root", "dataset", "split", "start_ns", "duration_s", "num_steps", "control_hz", "success")
@@ -97,24 +97,24 @@ def mask_of(value: Any, index: pd.Index) -> np.ndarray:
     return mask
 
 
-def episode_frame(roots: Roots, chosen: Sequence[tuple[Root, int]] | None = None) -> EpisodeFrame:
+def episode_frame(chosen: Chosen) -> EpisodeFrame:
     """Return a fresh frame of the episodes; changing it changes nothing stored."""
-    chosen = roots.chosen() if chosen is None else chosen
-    parts = []
-    for root in roots.all:
-        rows = [row for owner, row in chosen if owner is root]
-        parts.append(part(root, root.rows.take(pa.array(rows, pa.int64()))))
-    filled = [part for part in parts if len(part)] or parts[:1]
-    frame = EpisodeFrame(pd.concat(filled, ignore_index=True) if len(filled) > 1 else filled[0])
-    if len(filled) > 1:
-        position = {episode_id: i for i, episode_id in enumerate(frame["episode_id"])}
-        order = [position[root.rows["episode_id"][row].as_py()] for root, row in chosen]
-        frame = EpisodeFrame(frame.iloc[order].reset_index(drop=True))
-    frame._fogx_base = {root.path: root.rows for root in roots.all}
+    parts, where = [], []
+    for root, positions in chosen.by_root():
+        rows = root.rows
+        whole = len(positions) == rows.num_rows and bool((chosen.row[positions] == np.arange(rows.num_rows)).all())
+        parts.append(part(root, rows if whole else rows.take(pa.array(chosen.row[positions]))))
+        where.append(positions)
+    if not parts:
+        parts = [part(chosen.roots[0], chosen.roots[0].rows.slice(0, 0))]
+    frame = EpisodeFrame(pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0])
+    if len(parts) > 1:
+        frame = EpisodeFrame(frame.iloc[np.argsort(np.concatenate(where))].reset_index(drop=True))
+    frame._fogx_base = {root.path: root.rows for root in chosen.roots}
     return frame
 
 
-def joined_columns(roots: Roots, chosen: Sequence[tuple[Root, int]], names: str | Iterable[str]) -> EpisodeFrame | None:
+def joined_columns(chosen: Chosen, names: str | Iterable[str]) -> EpisodeFrame | None:
     """Return `episode_id` and the named columns, or `None` where none are named.
 
     Raises:
@@ -123,7 +123,7 @@ def joined_columns(roots: Roots, chosen: Sequence[tuple[Root, int]], names: str 
     wanted = [names] if isinstance(names, str) else list(names)
     if not wanted:
         return None
-    frame = episode_frame(roots, chosen)
+    frame = episode_frame(chosen)
     for name in wanted:
         if name not in frame.columns:
             raise SelectionError(
@@ -135,13 +135,12 @@ def joined_columns(roots: Roots, chosen: Sequence[tuple[Root, int]], names: str 
 def part(root: Root, rows: pa.Table) -> pd.DataFrame:
     """Return rows of one root as get_episode_info() shows them."""
     user = [name for name in rows.column_names if name not in BASE.names]
-    frame = pd.DataFrame(index=range(rows.num_rows))
-    duration = rows["duration_ns"].to_pandas(types_mapper=_DTYPES.get)
-    shown: dict[str, Any] = {name: rows[name].to_pandas(types_mapper=_DTYPES.get) for name in OWN if name in BASE.names}
-    shown["root"] = pd.array([root.path] * rows.num_rows, dtype="string")
-    shown["duration_s"] = duration.astype("Float64") / 1e9
-    shown |= {name: rows[name].to_pandas(types_mapper=_DTYPES.get) for name in user}
-    for row, text in enumerate(rows["_extra"].to_pylist()):
+    shown: dict[str, Any] = {name: _pandas(rows[name]) for name in OWN if name in BASE.names}
+    shown["root"] = _pandas(pa.chunked_array([pa.repeat(pa.scalar(root.path, pa.string()), rows.num_rows)]))
+    shown["duration_s"] = _pandas(rows["duration_ns"]).astype("Float64") / 1e9
+    shown |= {name: _pandas(rows[name]) for name in user}
+    held = np.flatnonzero(rows["_extra"].is_valid().to_numpy())
+    for row, text in zip(held.tolist(), rows["_extra"].take(pa.array(held)).to_pylist(), strict=True):
         for key, value in extra_values(text).items():
             column = shown.get(key)
             if column is None or column.dtype != object:
@@ -149,4 +148,9 @@ def part(root: Root, rows: pa.Table) -> pd.DataFrame:
             column[row] = value
             shown[key] = column
     ordered = {name: shown[name] for name in (*OWN, *(name for name in shown if name not in OWN))}
-    return pd.DataFrame(ordered, index=frame.index)
+    return pd.DataFrame(ordered, index=pd.RangeIndex(rows.num_rows))
+
+
+def _pandas(column: pa.ChunkedArray) -> pd.Series:
+    series: pd.Series = column.to_pandas(types_mapper=_DTYPES.get)
+    return series

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from fogx.errors import FeatureNotFoundError, did_you_mean, listing
 from fogx.feature import Feature, Schema
 from fogx.reading.episodes import locate
-from fogx.reading.roots import Root
+from fogx.reading.roots import Chosen
 from fogx.training.index import Entry, TrainingIndex
 
 logger = logging.getLogger("fogx")
 
 
-def training_index(chosen: Sequence[tuple[Root, int]], names: str | Sequence[str] | None) -> TrainingIndex:
+def training_index(chosen: Chosen, names: str | Sequence[str] | None) -> TrainingIndex:
     """Return the index of episodes for training; see `Dataset.as_pytorch_dataset`.
 
     Args:

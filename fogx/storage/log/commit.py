@@ -352,7 +352,12 @@ def _edits(
 
 
 def _cells(table: pa.Table, column: str) -> list[Any]:
-    return table[column].to_pylist() if column in table.column_names else [None] * table.num_rows
+    """Return the values of a column, those kept in `_extra` too."""
+    values = table[column].to_pylist() if column in table.column_names else [None] * table.num_rows
+    extras = table["_extra"]
+    if extras.null_count < len(extras):
+        values = [extra_values(text).get(column, v) if text else v for v, text in zip(values, extras.to_pylist(), strict=True)]
+    return values
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -142,6 +142,20 @@ def test_edits_of_the_same_cell_meet(tmp_path):
     assert _column(EpisodeLog(log.store), "m") == [None, "x"]
 
 
+@pytest.mark.filterwarnings("ignore:metadata of another type")
+def test_edits_meet_in_values_kept_apart_too(tmp_path):
+    log = _log(tmp_path)
+    (first,) = log.append([_row(n=1)], operation="record")
+    base = log.rows
+    log.edit({"n": {first: "text"}}, operation="tag")
+    log.edit({"n": {first: "text"}}, operation="tag", base=base)  # it says so already
+    with pytest.raises(ConflictError):
+        log.edit({"n": {first: 2}}, operation="tag", base=base)
+    log.edit({"n": {first: "other"}}, operation="tag", base=log.rows)
+    with pytest.raises(ConflictError):
+        log.edit({"n": {first: 2}}, operation="tag", base=base)
+
+
 def test_edit_of_a_deleted_episode(tmp_path):
     log = _log(tmp_path)
     ids = log.append([_row(), _row()], operation="record")
