@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fogx.feature import Feature
 from fogx.ids import new_id
+from fogx.jobs.compact import compact
 from fogx.jobs.edit import changed_cells, tag_cells
 from fogx.jobs.export import export_episodes
 from fogx.jobs.load import load_episodes
@@ -291,6 +292,27 @@ class Dataset:
         """
         ids = in_write_root(self._roots, choose(self._roots, [] if episodes is None else episodes), "delete")
         return self._roots.write.writable().delete(ids) if ids else 0
+
+    # Look after
+
+    def compact(self, episodes: Any = None, *, partition_by: str = "dataset") -> int:
+        """Pack episodes that lie in many small or mostly dead files into few large ones; returns how many moved.
+
+        A recording writes files of its own, and reading thousands of them is slow. Values, frames and checksums stay as they
+        are, old versions read as before, and the old files go with `vacuum`. Each group of about 256 MB is one commit; one
+        episode at a time is in memory, and the buffers of a row group. Selecting by `episodes` does not change others.
+
+        Args:
+            episodes: As in `read_by`; all must lie in the write root.
+            partition_by: Column whose value names the folders (`a`-`z` and `_`): a hint for other tools.
+
+        Raises:
+            CorruptDataError: An episode is no longer what was stored; names it. It is left where it is.
+            SelectionError: Episodes of another root, or no such column.
+        """
+        chosen = choose(self._roots, episodes)
+        in_write_root(self._roots, chosen, "compact")
+        return compact(self._roots.write, chosen, partition_by)
 
     # Versions
 

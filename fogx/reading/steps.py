@@ -18,6 +18,8 @@ from fogx.storage.tables.frames import read_frames
 
 IMAGES = ("index", "encoded", "pixels")
 
+_FILE = "__file"
+
 _OWN = {"episode_id": pl.String, "step_index": pl.Int64, "timestamp_ns": pl.Int64}
 _ELEMENTS: dict[str, Any] = {
     "bool": pl.Boolean,
@@ -108,9 +110,17 @@ def _scan(group: _Group, targets: dict[str, _Target], images: str) -> pl.LazyFra
     store = group.root.store
     paths = [store.path(file) for file in files]
     options = None if store.is_local else store.options.for_object_store()
-    frame = pl.scan_parquet(paths, glob=False, hive_partitioning=False, storage_options=options)
+    moved = group.root.log is not None and group.root.log.pointers_moved
+    frame = pl.scan_parquet(
+        paths, glob=False, hive_partitioning=False, storage_options=options, include_file_paths=_FILE if moved else None
+    )
     # A literal list prunes row groups by their statistics; a join would not.
     frame = frame.filter(pl.col("episode_id").is_in([m.episode_id for m in group.members]))
+    if moved:
+        # A file may hold an old form of an episode beside others that are current. The join costs a third more time.
+        pairs = [(m.episode_id, store.path(place.file)) for m in group.members for place in m.index.steps[:1]]
+        current = pl.LazyFrame(pairs, schema=["episode_id", _FILE], orient="row")
+        frame = frame.join(current, on=["episode_id", _FILE], how="semi", maintain_order="left")
     return frame.select(*STEP_KEYS, *(target.expression(group, images).alias(name) for name, target in targets.items()))
 
 

@@ -22,6 +22,11 @@ from fogx.storage.log.vacuum import vacuum
 
 T = TypeVar("T")
 
+_MOVED = "fogx.pointersMoved"
+
+Pointers = Mapping[str, tuple[str, int]]
+"""Episode id → its index file and the row in it."""
+
 PATIENCE_S = 120.0
 """A commit that meets other writers' is tried again for so long."""
 
@@ -162,6 +167,36 @@ class EpisodeLog:
             return there
 
         return self._retrying(attempt, operation) if ids else 0
+
+    def repoint(self, old: Pointers, new: Pointers) -> int:
+        """Let episodes point to new index rows, in one commit, and return how many do.
+
+        Episodes that are gone, or no longer point where they did, are left alone.
+        """
+        wanted = pa.array(sorted(old), pa.string())
+
+        def attempt() -> int:
+            if not self.pointers_moved:
+                self.delta.set_properties({_MOVED: "true"}, "first compact")
+            latest = self.delta.snapshot()
+            held = latest.of(wanted).select(["episode_id", "index_file", "index_row"]).to_pylist()
+            moving = [row["episode_id"] for row in held if old[row["episode_id"]] == (row["index_file"], row["index_row"])]
+            if moving:
+                columns = {}
+                for number, column in enumerate(("index_file", "index_row")):
+                    values = pa.array([new[i][number] for i in moving], latest.schema.field(column).type)
+                    columns[column] = values, pa.array([True] * len(moving))
+                edits = Edits(pa.array(moving, pa.string()), columns)
+                self._replace({n: patched(latest.files[n], edits) for n in latest.holding(edits.ids)}, "compact", len(moving))
+                self._own(patched(aligned(self.rows, latest.schema), edits))
+            return len(moving)
+
+        return self._retrying(attempt, "compact")
+
+    @property
+    def pointers_moved(self) -> bool:
+        """Whether a data file may hold an old form of an episode beside others that are current."""
+        return _MOVED in self.delta.properties
 
     def merge_small(self) -> int:
         """Merge small files of the table where there are many, and return how many went. Commits do it now and then."""

@@ -58,10 +58,10 @@ class EpisodePacker:
     Nothing that it writes is visible before a commit names it. Holds one row group of each open file in memory.
     """
 
-    def __init__(self, store: Store, dataset: str) -> None:
+    def __init__(self, store: Store, dataset: str, partition: str | None = None) -> None:
         self._store = store
         self._dataset = dataset
-        self._partition = partition_folder("dataset", dataset)
+        self._partition = partition or partition_folder("dataset", dataset)
         self._steps: dict[str, StepsWriter] = {}
         self._frames: FramesWriter | None = None
         self._files: list[str] = []

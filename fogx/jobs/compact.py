@@ -1,0 +1,109 @@
+"""Packs episodes that lie in many small or mostly dead files into few large ones, and swaps their pointers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from tqdm.auto import tqdm
+
+from fogx.errors import CorruptDataError, SelectionError, did_you_mean, listing
+from fogx.reading.episodes import Located, cells, locate, read_data
+from fogx.reading.roots import Chosen, Root
+from fogx.settings import config
+from fogx.storage.files.paths import partition_folder
+from fogx.storage.log.commit import Pointers
+from fogx.storage.log.rows import BASE
+from fogx.storage.tables.index import IndexRow, read_index
+from fogx.storage.tables.pack import EpisodePacker, Packed
+
+GROUP_BYTES = 256 << 20
+"""Episodes are packed and committed together up to about this many bytes of frames."""
+
+_GROUP_STEPS = 500_000
+"""… or this many steps."""
+
+_FOLDER = re.compile(r"[a-z_]{1,32}")
+
+_FEW = 8
+"""A file that fewer living episodes share is worth packing, be it small from the start or emptied by deletes."""
+
+
+def compact(root: Root, chosen: Chosen, partition_by: str) -> int:
+    """Repack episodes and return how many moved; see `Dataset.compact`."""
+    log = root.writable()
+    columns = ["dataset", "split", *(name for name in root.rows.column_names if name not in BASE.names)]
+    if partition_by not in columns or not _FOLDER.fullmatch(partition_by):
+        raise SelectionError(
+            f"{partition_by!r} names no column to partition by; give one of a-z and _, at most 32 of them. There are: "
+            f"{listing(columns)}.{did_you_mean(partition_by, columns)}"
+        )
+    located = locate(chosen)
+    shared = Counter(file for member in located for file in _files(member.index))
+    moving = [member for member in located if any(shared[file] < _FEW for file in _files(member.index))]
+    moved = 0
+    with tqdm(total=len(moving), desc="compact", unit="episode", disable=not config().progress) as bar:
+        for group in _groups(moving, partition_by):
+            if len(group) > 1:
+                moved += log.repoint(*_pack(root, group, partition_by))
+            bar.update(len(group))
+    return moved
+
+
+def _pack(root: Root, group: Sequence[Located], partition_by: str) -> tuple[Pointers, Pointers]:
+    """Write the episodes anew, as they are; return their old and new pointers."""
+    packer = EpisodePacker(root.store, root.name, partition_folder(partition_by, _value(group[0], partition_by)))
+    try:
+        for member in group:
+            packer.add(member.episode_id, read_data(member))
+        packed = packer.close()
+    except BaseException:
+        packer.abort()
+        raise
+    _compare(root, group, packed)
+    old = {m.episode_id: (m.row["index_file"][0].as_py(), m.row["index_row"][0].as_py()) for m in group}
+    return old, {row["episode_id"]: (row["index_file"], row["index_row"]) for row in packed.rows}
+
+
+def _compare(root: Root, group: Sequence[Located], packed: Packed) -> None:
+    """Refuse to move what is no longer what was once stored.
+
+    Raises:
+        CorruptDataError: Names the episodes. None of the group was moved.
+    """
+    fresh = read_index(root.store, packed.rows[0]["index_file"], range(len(packed.rows)), ())
+    changed = [m.episode_id for m, new in zip(group, fresh, strict=True) if m.index.checksum != new.checksum]
+    if changed:
+        root.store.remove(packed.files)
+        raise CorruptDataError(
+            f"{root.path}: {len(changed)} of {len(group)} episodes are not what was stored, by their checksums: "
+            f"{listing(changed, most=3)}. They were left where they are; check(deep=True) says what is damaged."
+        )
+
+
+def _groups(members: Sequence[Located], partition_by: str) -> Iterator[list[Located]]:
+    """Yield episodes of one partition, in order of id, up to the size of a group."""
+    by_value: dict[str, list[Located]] = {}
+    for member in members:
+        by_value.setdefault(_value(member, partition_by), []).append(member)
+    for same in by_value.values():
+        group: list[Located] = []
+        size = steps = 0
+        for member in sorted(same, key=lambda m: m.episode_id):
+            group.append(member)
+            size += sum(int(place.lengths.sum()) for place in member.index.frames)
+            steps += member.index.num_steps
+            if size >= GROUP_BYTES or steps >= _GROUP_STEPS:
+                yield group
+                group, size, steps = [], 0, 0
+        if group:
+            yield group
+
+
+def _value(member: Located, column: str) -> str:
+    return str(cells(member.row, 0).get(column, ""))
+
+
+def _files(index: IndexRow) -> set[str]:
+    return {place.file for place in index.steps} | {place.file for place in index.frames}
