@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from fogx.errors import SchemaMismatchError, SelectionError, did_you_mean, listing
 from fogx.feature import STEP_KEYS, Feature, Schema
-from fogx.reading.episodes import Located, decoder, locate
+from fogx.reading.episodes import decoder, locate
 from fogx.reading.roots import Chosen, Root
+from fogx.reading.scan import scan_steps
 from fogx.reading.table import EpisodeFrame
 from fogx.storage.tables.frames import read_frames
+from fogx.storage.tables.index import read_schema, read_steps_places
 
 IMAGES = ("index", "encoded", "pixels")
-
-_FILE = "__file"
 
 _OWN = {"episode_id": pl.String, "step_index": pl.Int64, "timestamp_ns": pl.Int64}
 _ELEMENTS: dict[str, Any] = {
@@ -34,16 +36,26 @@ _ELEMENTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class _Group:
-    """Episodes of one schema in one root."""
+    """Episodes of one schema in one root.
+
+    Args:
+        root: The root.
+        schema: The schema.
+        chosen: The episodes.
+        files: Pointer of each `steps` file → ids of the episodes that it holds, in stored order.
+        order: `(N,)` positions in the selection, in the order in which the files give the episodes.
+    """
 
     root: Root
     schema: Schema
-    members: list[Located]
+    chosen: Chosen
+    files: Mapping[str, Sequence[str]]
+    order: np.ndarray
 
     @property
     def name(self) -> str:
-        datasets = sorted({str(m.row["dataset"][0].as_py()) for m in self.members})
-        return f"{len(self.members)} episodes of {listing(datasets, most=3)}"
+        datasets = sorted(str(name) for name in self.chosen.column("dataset").unique().to_pylist())
+        return f"{len(self.chosen)} episodes of {listing(datasets, most=3)}"
 
 
 def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl.LazyFrame:
@@ -59,15 +71,15 @@ def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl
     """
     if images not in IMAGES:
         raise SelectionError(f"images={images!r} is not known; use one of: {listing(IMAGES)}.{did_you_mean(str(images), IMAGES)}")
-    groups = _groups(locate(chosen, ("steps",) if images == "index" else ("steps", "frames")))
+    groups = _groups(chosen)
     names = list(dict.fromkeys(name for group in groups for name in group.schema))
     targets = {name: _target(name, groups, images) for name in names}
     scans = [_scan(group, targets, images) for group in groups]
     if not scans:
         return pl.LazyFrame(schema=_OWN)
     frame = pl.concat(scans)
-    wanted = chosen.column("episode_id").to_pylist()
-    if wanted != _natural(groups):
+    if (np.diff(np.concatenate([group.order for group in groups])) < 0).any():
+        wanted = chosen.column("episode_id").to_pylist()
         rank = pl.col("episode_id").replace_strict(wanted, range(len(wanted)), return_dtype=pl.Int64)
         frame = frame.sort(rank, "step_index")
     if metadata is not None:
@@ -75,52 +87,43 @@ def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl
     return frame
 
 
-def _groups(members: Iterable[Located]) -> list[_Group]:
-    groups: dict[tuple[str, str], _Group] = {}
-    for member in members:
-        key = (member.root.path, member.index.schema_id)
-        groups.setdefault(key, _Group(member.root, member.schema, [])).members.append(member)
-    return list(groups.values())
+def _groups(chosen: Chosen) -> list[_Group]:
+    """Group the episodes by root and schema, and find out which files hold their steps."""
+    table = chosen.table(["episode_id", "schema_id", "index_file", "index_row"])
+    keys = pa.table({"root": chosen.root, "schema_id": table["schema_id"]}).group_by(["root", "schema_id"], use_threads=False)
+    groups = []
+    for key in keys.aggregate([]).to_pylist():
+        members = np.flatnonzero((chosen.root == key["root"]) & pc.equal(table["schema_id"], key["schema_id"]).to_numpy())
+        root = chosen.roots[key["root"]]
+        files, order = _files(root, table.take(pa.array(members)), members)
+        groups.append(_Group(root, read_schema(root.store, key["schema_id"]), chosen.at(members), files, order))
+    return groups
 
 
-def _natural(groups: Sequence[_Group]) -> list[str]:
-    """Return the ids in the order in which the scans give them."""
-    result = []
-    for group in groups:
-        files = _files(group)
-        placed = [(files.index(p.file), p.row_group, p.first_row, m.episode_id) for m in group.members for p in m.index.steps[:1]]
-        result += [episode_id for *_, episode_id in sorted(placed)]
-    empty = {m.episode_id for g in groups for m in g.members if not m.index.steps}
-    if not empty:
-        return result
-    # An episode of no steps has no place; where it stands does not matter.
-    order = [m.episode_id for g in groups for m in g.members]
-    filled = iter(result)
-    return [i if i in empty else next(filled) for i in order]
-
-
-def _files(group: _Group) -> list[str]:
-    return list(dict.fromkeys(place.file for member in group.members for place in member.index.steps))
+def _files(root: Root, table: pa.Table, members: np.ndarray) -> tuple[dict[str, list[str]], np.ndarray]:
+    """Return the files of episodes, each with its ids, and the positions of the episodes in that order."""
+    codes = table["index_file"].combine_chunks().dictionary_encode()
+    places, rows = [], table["index_row"].to_numpy()
+    for code, file in enumerate(codes.dictionary.to_pylist()):
+        mine = np.flatnonzero(codes.indices.to_numpy() == code)
+        found = read_steps_places(root.store, file, rows[mine])
+        places.append(found.set_column(found.column_names.index("number"), "number", pa.array(mine).take(found["number"])))
+    found = pa.concat_tables(places)
+    files = found["file"].combine_chunks().dictionary_encode()
+    stored = np.lexsort((found["first_row"], found["row_group"], files.indices))
+    numbers, codes_in_order = found["number"].to_numpy()[stored], files.indices.to_numpy()[stored]
+    ids = table["episode_id"].take(pa.array(numbers)).to_pylist()
+    ends = np.searchsorted(codes_in_order, np.arange(len(files.dictionary)), side="right").tolist()
+    names = files.dictionary.to_pylist()
+    return {name: ids[start:end] for name, start, end in zip(names, [0, *ends], ends, strict=False)}, members[numbers]
 
 
 def _scan(group: _Group, targets: dict[str, _Target], images: str) -> pl.LazyFrame:
-    files = _files(group)
-    if not files:
+    if not group.files:
         return pl.LazyFrame(schema={**_OWN, **{name: target.dtype for name, target in targets.items()}})
-    store = group.root.store
-    paths = [store.path(file) for file in files]
-    options = None if store.is_local else store.options.for_object_store()
+    stored = {name: _dtype(feature, "index") for name, feature in group.schema.items()}
     moved = group.root.log is not None and group.root.log.pointers_moved
-    frame = pl.scan_parquet(
-        paths, glob=False, hive_partitioning=False, storage_options=options, include_file_paths=_FILE if moved else None
-    )
-    # A literal list prunes row groups by their statistics; a join would not.
-    frame = frame.filter(pl.col("episode_id").is_in([m.episode_id for m in group.members]))
-    if moved:
-        # A file may hold an old form of an episode beside others that are current. The join costs a third more time.
-        pairs = [(m.episode_id, store.path(place.file)) for m in group.members for place in m.index.steps[:1]]
-        current = pl.LazyFrame(pairs, schema=["episode_id", _FILE], orient="row")
-        frame = frame.join(current, on=["episode_id", _FILE], how="semi", maintain_order="left")
+    frame = scan_steps(group.root.store, group.files, {**_OWN, **stored}, moved=moved)
     return frame.select(*STEP_KEYS, *(target.expression(group, images).alias(name) for name, target in targets.items()))
 
 
@@ -207,9 +210,9 @@ def _raise(message: str) -> Callable[[pl.Series], pl.Series]:
 
 
 def _reader(group: _Group, name: str, feature: Feature, images: str, dtype: Any) -> Callable[[pl.Series], pl.Series]:
-    places = {member.episode_id: member.index.frames_of(name) for member in group.members}
     decode = decoder(feature)
     store = group.root.store
+    positions = {episode_id: number for number, episode_id in enumerate(group.chosen.column("episode_id").to_pylist())}
 
     def read(batch: pl.Series) -> pl.Series:
         rows = batch.struct.unnest()
@@ -219,9 +222,10 @@ def _reader(group: _Group, name: str, feature: Feature, images: str, dtype: Any)
         for position, (episode_id, number) in enumerate(zip(ids, numbers, strict=True)):
             if number is not None:
                 by_episode.setdefault(episode_id, []).append(position)
-        for episode_id, positions in by_episode.items():
-            blobs = read_frames(store, places[episode_id], np.array([numbers[p] for p in positions], np.int64))
-            for position, blob in zip(positions, blobs, strict=True):
+        held = locate(group.chosen.at(np.array([positions[i] for i in by_episode], np.int64)), ("frames",))
+        for (_, steps), member in zip(by_episode.items(), held, strict=True):
+            blobs = read_frames(store, member.index.frames_of(name), np.array([numbers[p] for p in steps], np.int64))
+            for position, blob in zip(steps, blobs, strict=True):
                 values[position] = blob if images == "encoded" else decode(blob)
         return _series(values, dtype)
 

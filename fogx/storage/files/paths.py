@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import uuid
-from pathlib import Path
 from urllib.parse import quote
 
 from fogx.errors import CorruptDataError, NotADatasetError
@@ -80,9 +80,32 @@ def check_pointer(root: str, pointer: str) -> str:
         raise CorruptDataError(
             f"{root}: a row points to {pointer[:120]!r}, which is not a name fogx gives. The row was not used."
         )
-    full = join(root, pointer)
-    if not is_url(root):
-        inside = Path(os.path.realpath(full))
-        if not inside.is_relative_to(os.path.realpath(root)):
-            raise CorruptDataError(f"{root}: {pointer} is a link that leaves the dataset's folder. It was not followed.")
-    return full
+    return check_inside(root, join(root, pointer))
+
+
+def check_inside(root: str, path: str) -> str:
+    """Return a path under a root, unless a symlink leads it out of there. The root itself may be reached through one.
+
+    Raises:
+        CorruptDataError: It leaves the root.
+    """
+    if not is_url(root) and not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+        raise CorruptDataError(
+            f"{root}: {path[len(root) + 1 :]} is a link that leaves the dataset's folder. It was not followed."
+        )
+    return path
+
+
+def open_regular(path: str) -> int:
+    """Open a local file for reading and return its descriptor; the caller closes it.
+
+    Raises:
+        CorruptDataError: It is a pipe, device or folder: reading one may never end.
+        FileNotFoundError: It is not there.
+    """
+    # A pipe without a writer would block in open itself.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise CorruptDataError(f"{path} is no regular file. It was not read.")

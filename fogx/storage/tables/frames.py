@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from fogx.errors import CorruptDataError
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
+from fogx.storage.tables.guarded import GuardedParquet, Room, readable
 from fogx.storage.tables.places import FramesPlace
 
 logger = logging.getLogger("fogx")
@@ -35,6 +36,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _DATA = _SCHEMA.get_field_index("data")
+_SCHEMA_OF_DATA = pa.schema([_SCHEMA.field(_DATA)])
 
 
 @dataclass
@@ -187,6 +189,8 @@ def read_frames(store: Store, places: Sequence[FramesPlace], numbers: np.ndarray
     Raises:
         CorruptDataError: A file is gone or short, a checksum is wrong, or a number is past the end.
     """
+    # Each frame once, however often it is named: a thousand steps of one large frame take one frame's memory.
+    numbers, positions = np.unique(np.asarray(numbers, np.int64), return_inverse=True)
     result: list[bytes | None] = [None] * len(numbers)
     for place in places:
         inside = np.flatnonzero((numbers >= place.first_frame) & (numbers < place.first_frame + len(place.lengths)))
@@ -208,7 +212,8 @@ def read_frames(store: Store, places: Sequence[FramesPlace], numbers: np.ndarray
     if any(blob is None for blob in result):
         held = sum(len(p.lengths) for p in places)
         raise CorruptDataError(f"{store.root}: a step names a frame past the {held} that are stored.")
-    return [blob for blob in result if blob is not None]
+    whole = [blob for blob in result if blob is not None]
+    return [whole[position] for position in positions.tolist()]
 
 
 def _locate(chunk: pq.ColumnChunkMetaData, runs: list[_Run]) -> None:
@@ -221,9 +226,8 @@ def _locate(chunk: pq.ColumnChunkMetaData, runs: list[_Run]) -> None:
 
 
 def _through_parquet(store: Store, place: FramesPlace, local: np.ndarray) -> list[bytes]:
-    with store.open(place.file) as file:
-        try:
-            column = pq.ParquetFile(file).read_row_group(place.row_group, columns=["data"], use_threads=False)["data"]
-            return [column[place.first_row + int(i)].as_py() for i in local]
-        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
-            raise CorruptDataError(f"{store.root}: {place.file}: row group {place.row_group} is not readable: {error}") from error
+    what = f"{store.root}: {place.file}"
+    with store.open(place.file) as source:
+        column = GuardedParquet(source, what).read([place.row_group], ["data"], Room(), _SCHEMA_OF_DATA)["data"]
+    with readable(what):
+        return [column[place.first_row + int(i)].as_py() for i in local]

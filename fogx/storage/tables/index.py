@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, listing
@@ -16,6 +18,8 @@ from fogx.feature import Schema
 from fogx.stats import FeatureStats
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
+from fogx.storage.tables.columns import numpy_view
+from fogx.storage.tables.guarded import GuardedParquet, Room, readable
 from fogx.storage.tables.nested import decode_nested, encode_nested
 from fogx.storage.tables.places import FramesPlace, StepsPlace
 
@@ -96,6 +100,15 @@ def write_index(store: Store, rows: Sequence[IndexRow]) -> str:
     return pointer
 
 
+_OBJECTS = (
+    "partial",
+    "metadata",
+    "steps",
+    "stats",
+    *(f"frames.list.element.{f.name}" for f in _FRAMES if f.name not in ("lengths", "crc32c")),
+)
+"""Columns of which Python objects are made."""
+
 PARTS = ("steps", "frames", "metadata", "stats")
 """The parts of an index row that can be read alone; the others are always there."""
 
@@ -106,18 +119,55 @@ def read_index(
     """Return rows of an `index` file by position, with only the `parts` asked for (others are empty).
 
     Raises:
-        CorruptDataError: The file cannot be read, fails a checksum, or has no such row.
+        CorruptDataError: The file cannot be read, fails a checksum, has no such row, holds places that cannot be, or would take
+            more memory than it may (see `guarded.py`).
     """
     wanted = [name for name in _SCHEMA.names if name in parts or name not in PARTS]
-    with store.open(pointer) as file:
-        try:
-            table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=wanted, use_threads=False)
-            # What a damaged footer still lets through shows in the schema, the bounds, or the values' own checks.
-            expected = pa.schema([_SCHEMA.field(name) for name in wanted])
-            found = table.take(pa.array(rows, pa.int64())).cast(expected).to_pylist()
-            return [_from_arrow(row) for row in found]
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            raise CorruptDataError(f"{store.root}: {pointer}, rows {listing(rows, most=3)}, is not readable: {error}") from error
+    # What a damaged footer still lets through shows in the schema, the bounds, or the values' own checks.
+    expected = pa.schema([_SCHEMA.field(name) for name in wanted])
+    what, room = f"{store.root}: {pointer}", Room(objects=_OBJECTS, json=("metadata",))
+    found: dict[int, IndexRow] = {}
+    with store.open(pointer) as source, readable(what):
+        file = GuardedParquet(source, what, checksums=True)
+        ends = np.cumsum(file.group_rows)
+        asked = np.unique(np.asarray(rows, np.int64))
+        if len(asked) and not (asked[0] >= 0 and asked[-1] < sum(file.group_rows)):
+            raise ValueError(f"it has {sum(file.group_rows)} rows, {listing(asked, most=3)} are asked for")
+        groups = np.searchsorted(ends, asked, side="right")
+        for group in np.unique(groups).tolist():
+            here = asked[groups == group]
+            table = file.read([group], wanted, room, expected)
+            local = table.take(pa.array(here - (ends[group] - file.group_rows[group])))
+            found |= {int(row): _from_arrow(local.slice(i, 1)) for i, row in enumerate(here)}
+    return [found[int(row)] for row in rows]
+
+
+def read_steps_places(store: Store, pointer: str, rows: np.ndarray) -> pa.Table:
+    """Return where the steps of many episodes begin, without an object for each: `steps` of `read_index`, flat.
+
+    Args:
+        store: The root's store.
+        pointer: The `index` file.
+        rows: `(N,)` int positions in it.
+
+    Returns:
+        Columns `number` (0 to N - 1), `file`, `row_group`, `first_row`, one row a place; no row for episodes of no steps.
+
+    Raises:
+        CorruptDataError: As `read_index`.
+    """
+    what, expected = f"{store.root}: {pointer}", pa.schema([_SCHEMA.field("steps")])
+    with store.open(pointer) as source, readable(what):
+        file = GuardedParquet(source, what, checksums=True)
+        steps = file.read(range(len(file.group_rows)), ["steps"], Room(), expected)["steps"]
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(steps)):
+            raise ValueError(f"it has {len(steps)} rows, {listing(np.unique(rows), most=3)} are asked for")
+        chosen = steps.take(pa.array(rows)).combine_chunks()
+        flat = pa.Table.from_struct_array(chosen.flatten())
+        numbers = pc.list_parent_indices(chosen)
+        if any(column.null_count for column in flat.columns):
+            raise ValueError("a place lacks a part")
+        return flat.select(["file", "row_group", "first_row"]).append_column("number", numbers.cast(pa.int64()))
 
 
 def write_schema(store: Store, schema: Schema) -> None:
@@ -131,7 +181,7 @@ def _cached_schema(store: Store, root: str, schema_id: str) -> Schema:
     text = _read_schema_text(store, schema_id)
     try:
         schema = None if text is None else Schema.from_json(text)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
         schema = None
     if schema is None or schema.schema_id != schema_id:
         raise CorruptDataError(f"{root}: the schema {_schema_name(schema_id)} is missing or damaged.")
@@ -172,26 +222,55 @@ def _to_arrow(row: IndexRow) -> dict[str, Any]:
     }
 
 
-def _from_arrow(row: dict[str, Any]) -> IndexRow:
+def _from_arrow(table: pa.Table) -> IndexRow:
+    # The long lists of frames stay numbers: as Python objects they would take ten times the memory.
+    (row,) = table.drop_columns(["frames"] if "frames" in table.column_names else []).to_pylist()
+    steps = [StepsPlace(**place) for place in row.get("steps") or []]
+    frames = _frames_places(table["frames"][0].values) if "frames" in table.column_names else []
+    _check_places(row, steps if "steps" in row else None, frames)
     return IndexRow(
         episode_id=row["episode_id"],
         schema_id=row["schema_id"],
         num_steps=row["num_steps"],
         checksum=row["checksum"],
-        partial=row["partial"],
-        steps=[StepsPlace(**_whole(place)) for place in row.get("steps") or []],
-        frames=[_frames_place(place) for place in row.get("frames") or []],
+        partial=row["partial"] or [],
+        steps=steps,
+        frames=frames,
         metadata=decode_nested(row.get("metadata")),
         stats={entry.pop("feature"): FeatureStats.from_dict(entry) for entry in row.get("stats") or []},
     )
 
 
-def _whole(place: dict[str, Any]) -> dict[str, Any]:
-    if None in place.values():
-        raise ValueError("a place lacks a part")
-    return place
+def _frames_places(array: pa.StructArray | None) -> list[FramesPlace]:
+    if array is None:
+        return []
+    places = []
+    for place in array:
+        plain = {name: place[name].as_py() for name in ("feature", "file", "row_group", "first_row", "first_frame", "offset")}
+        lengths, crc32c = (place[name].values for name in ("lengths", "crc32c"))
+        if lengths.null_count or crc32c.null_count or len(lengths) != len(crc32c):
+            raise ValueError("a place of frames lacks lengths or checksums")
+        # Copies: a view would keep the whole row group alive.
+        places.append(FramesPlace(**plain, lengths=numpy_view(lengths).copy(), crc32c=numpy_view(crc32c).copy()))
+    return places
 
 
-def _frames_place(place: dict[str, Any]) -> FramesPlace:
-    arrays = {"lengths": np.array(place["lengths"], np.int32), "crc32c": np.array(place["crc32c"], np.uint32)}
-    return FramesPlace(**{**_whole(place), **arrays})
+def _check_places(row: Mapping[str, Any], steps: Sequence[StepsPlace] | None, frames: Sequence[FramesPlace]) -> None:
+    """Refuse places that no writer gives: with them a small root could make a reader take any memory.
+
+    Raises:
+        ValueError: A missing or negative number, steps that do not add up, or places that overlap.
+    """
+    numbers = [n for place in steps or () for n in (place.row_group, place.first_row, place.num_rows)]
+    numbers += [n for place in frames for n in (place.row_group, place.first_row, place.first_frame, place.offset + 1)]
+    if min(numbers, default=0) < 0 or row["num_steps"] < 0 or any((place.lengths < 0).any() for place in frames):
+        raise ValueError("a place has a negative number")
+    if steps is not None and sum(place.num_rows for place in steps) != row["num_steps"]:
+        raise ValueError(f"its places hold {sum(place.num_rows for place in steps)} steps, {row['num_steps']} are declared")
+    taken = [((p.file, p.row_group), p.first_row, p.num_rows) for p in steps or ()]
+    taken += [((p.file, p.row_group), p.first_row, len(p.lengths)) for p in frames]
+    taken += [((p.file, -1), p.offset, int(p.lengths.sum(dtype=np.int64))) for p in frames if p.offset >= 0]
+    taken += [((p.feature, -2), p.first_frame, len(p.lengths)) for p in frames]
+    for (where, first, length), (following, start, _) in itertools.pairwise(sorted(taken)):
+        if where == following and first + length > start:
+            raise ValueError("two places overlap")

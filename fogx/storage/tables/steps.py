@@ -15,6 +15,7 @@ from fogx.protocols import Column, EpisodeData
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
 from fogx.storage.tables.columns import arrow_type, frame_numbers, from_arrow, numpy_view, to_arrow
+from fogx.storage.tables.guarded import GuardedParquet, Room, readable
 from fogx.storage.tables.places import StepsPlace
 
 ROW_GROUP_ROWS = 10_000
@@ -92,7 +93,8 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
         names: Features, and `timestamp_ns`; features kept in `frames` come as int32 frame numbers.
 
     Raises:
-        CorruptDataError: The file cannot be read, or a page's checksum is wrong.
+        CorruptDataError: The file cannot be read, a page's checksum is wrong, or its row groups would take more memory than they
+            may (see `guarded.py`).
     """
     if not names:
         return {}
@@ -100,23 +102,20 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
     expected = pa.schema([arrow.field(name) for name in names])
     # Not `empty_table()`: it imports pandas, which training workers do without.
     parts = [pa.Table.from_arrays([pa.nulls(0, f.type) for f in expected], schema=expected)]
+    room = Room()
     for place in places:
-        with store.open(place.file) as file:
-            try:
-                parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                group = parquet.read_row_group(place.row_group, columns=list(names), use_threads=False)
-                part = group.slice(place.first_row, place.num_rows).select(list(names)).cast(expected)
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                raise CorruptDataError(
-                    f"{store.root}: {place.file}: row group {place.row_group} is not readable: {error}"
-                ) from error
+        with store.open(place.file) as source:
+            file = GuardedParquet(source, f"{store.root}: {place.file}", checksums=True)
+            group = file.read([place.row_group], names, room, expected)
+        part = group.slice(place.first_row, place.num_rows)
         if part.num_rows != place.num_rows:
             raise CorruptDataError(
                 f"{store.root}: {place.file} holds {part.num_rows} of the {place.num_rows} steps that it should."
             )
         parts.append(part)
     table = pa.concat_tables(parts)
-    return {name: _column(table[name], name, schema) for name in names}
+    with readable(f"{store.root}: {', '.join(place.file for place in places[:1])}"):
+        return {name: _column(table[name], name, schema) for name in names}
 
 
 def _column(array: pa.ChunkedArray, name: str, schema: Schema) -> Column:
