@@ -35,7 +35,6 @@ _LEVELS = 4
 """Bytes that a value in a list takes besides, while it is decoded."""
 _ROW_GROUPS, _COLUMNS, _META_DATA, _CRYPTO, _ENCRYPTED, _SIZE_STATISTICS = 4, 1, 3, 8, 9, 16
 """Numbers of fields in a footer, its row groups, their columns, and what is said of these (parquet.thrift)."""
-_BYTE_ARRAY = 6
 _MOST_SOUND = 100_000
 _sound: set[bytes] = set()
 """Digests of footers that were looked through: doing it takes milliseconds, and a file is opened again and again."""
@@ -200,7 +199,7 @@ class GuardedParquet:
             if not isinstance(chunks, list) or len(chunks) != len(columns):
                 raise ValueError("a row group does not have the columns of the schema")
             for chunk, column in zip(chunks, columns, strict=True):
-                _check_chunk(chunk, column.max_repetition_level, column.max_definition_level)
+                _check_chunk(chunk, column)
         if len(_sound) >= _MOST_SOUND:
             _sound.clear()
         _sound.add(digest)
@@ -259,14 +258,14 @@ def read_table(source: IO[bytes] | bytes, what: str, room: Room) -> pa.Table:
     return file.read(range(len(file.group_rows)), None, room)
 
 
-def _check_chunk(chunk: Any, repetition: int, definition: int) -> None:
+def _check_chunk(chunk: Any, column: pq.ColumnSchema) -> None:
     about = chunk.get(_META_DATA) if isinstance(chunk, dict) else None
     if not isinstance(about, dict) or _CRYPTO in chunk or _ENCRYPTED in chunk:
         raise ValueError("a column is encrypted, or nothing is said of it")
     sizes = about.get(_SIZE_STATISTICS)
-    if isinstance(sizes, dict) and 1 in sizes and about.get(1) != _BYTE_ARRAY:
+    if isinstance(sizes, dict) and 1 in sizes and column.physical_type != "BYTE_ARRAY":
         raise ValueError("a column has sizes of text that it does not have")
-    for field, level in ((2, repetition), (3, definition)):
+    for field, level in ((2, column.max_repetition_level), (3, column.max_definition_level)):
         histogram = sizes.get(field) if isinstance(sizes, dict) else None
         if histogram and len(histogram) != level + 1:
             raise ValueError("a column has a histogram of levels that it does not have")
