@@ -74,7 +74,7 @@ class _Source:
         store = self._store
         self._check_all(files, dict.fromkeys([*names, "episode_id"]))
         where = f"{store.root}: {files[0]}" + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
-        options = None if store.is_local else store.options.for_object_store()
+        options = None if store.is_local else store.options.for_polars()
         paths = [store.path(file) for file in files]
         # A literal list prunes row groups by their statistics; a join would not.
         wanted = pl.col("episode_id").is_in([episode_id for file in files for episode_id in self._ids[file]])

@@ -79,7 +79,9 @@ class Gate:
         if kind in REFUSALS:
             status, code = REFUSALS[kind]
             start_response(status, [("Content-Type", "application/xml")])
-            return [f"<Error><Code>{code}</Code><Message>{code}, said the tests.</Message></Error>".encode()]
+            return (
+                [] if method == "HEAD" else [f"<Error><Code>{code}</Code><Message>as the tests asked</Message></Error>".encode()]
+            )
         if kind == "drop":
             hang_up(environ)
         if kind == "slow" and fault:

@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from fogx.errors import CorruptDataError, FormatVersionError, StorageError
+from fogx.storage.files.conditional import require_conditional_put
 from fogx.storage.files.durable import fsync_files, make_folders
 from fogx.storage.files.paths import join
 from fogx.storage.files.store import Store
@@ -92,6 +93,7 @@ def create(store: Store, name: str) -> None:
         _FEATURES: "",
         _ROOT_ID: uuid.uuid4().hex,
     }
+    require_conditional_put(store)
     if store.is_local:
         make_folders(os.path.join(store.root, "episodes"))
     try:
