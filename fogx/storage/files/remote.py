@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a remote root, told as `StorageError`: each file system raises errors of its own family."""
+"""What goes wrong on the way to a root, told as `StorageError`: each library raises errors of its own family."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from fogx.errors import FogxError, StorageError
 from fogx.storage.files.options import StorageOptions
+from fogx.storage.files.paths import is_url
 
 _CREDENTIALS = (
     "Give them in storage_options (key= and secret=, profile=, or anon=True for what is public), or set AWS_ACCESS_KEY_ID and "
@@ -31,24 +32,24 @@ def plain_text(error: BaseException, most: int = 300) -> str:
 
 
 @contextmanager
-def asking(root: str, options: StorageOptions, what: str, *, missing: bool = False) -> Iterator[None]:
-    """Turn what a file system raises inside the block into a `StorageError` that names the root and the operation.
+def asking(root: str, options: StorageOptions, what: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what another library raises inside the block into a `StorageError` that names the root and the operation.
 
     Args:
-        root: The remote root.
+        root: The root.
         options: Its options, whose secrets stay out of the message.
         what: The operation, as in "writing steps/….parquet".
-        missing: Whether the caller knows what a `FileNotFoundError` means, and gets it as it is.
+        but: Errors of which the caller knows what they mean, and gets them as they are.
     """
     try:
         yield
     except FogxError:
         raise
     except Exception as error:  # OSError, or botocore's, aiohttp's, google's own
-        if missing and isinstance(error, FileNotFoundError):
+        if isinstance(error, but):
             raise
-        hints = [_HINTS[base.__name__] for base in type(error).__mro__ if base.__name__ in _HINTS]
-        hint = hints[0] if hints else "It was tried again for a while; try once more when the store answers."
+        hints = [_HINTS[base.__name__] for base in type(error).__mro__ if base.__name__ in _HINTS and is_url(root)]
+        hint = hints[0] if hints else "Nothing was changed by it; try again when the store answers."
         raise StorageError(f"{root}: {what} failed: {options.hide(plain_text(error)).rstrip('.')}. {hint}") from error
 
 

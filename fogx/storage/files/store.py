@@ -23,6 +23,9 @@ _ROUNDS = 2
 """How often s3fs lets botocore go through all its retries: the second time is for an answer that broke off while it was read."""
 
 
+_MISSING = (FileNotFoundError,)
+
+
 class Store:
     """Reads and writes the data files of one root.
 
@@ -55,8 +58,8 @@ class Store:
         if self.is_local:
             make_folders(os.path.dirname(path))
             return pa.OSFile(path, "wb")  # native: a short write raises, where a Python file's would go unseen
-        with self._asking(f"writing {pointer}"):
-            return RemoteFile(self._remote().open(path, "wb"), partial(self._asking, f"writing {pointer}"))
+        with self.asking(f"writing {pointer}"):
+            return RemoteFile(self._remote().open(path, "wb"), partial(self.asking, f"writing {pointer}"))
 
     def remove(self, pointers: Iterable[str]) -> None:
         """Remove files that no commit names, as far as that is possible."""
@@ -83,10 +86,10 @@ class Store:
         try:
             if self.is_local:
                 return os.fdopen(open_regular(path), "rb")
-            with self._asking(f"reading {pointer}", missing=True):
+            with self.asking(f"reading {pointer}", but=_MISSING):
                 # s3fs' default cache would fetch megabytes around each small read.
                 file = self._remote().open(path, "rb", cache_type="none")
-            return cast(IO[bytes], RemoteFile(file, partial(self._asking, f"reading {pointer}")))
+            return cast(IO[bytes], RemoteFile(file, partial(self.asking, f"reading {pointer}")))
         except FileNotFoundError:
             raise self._lost(pointer) from None
 
@@ -108,7 +111,7 @@ class Store:
                     os.close(handle)
             else:
                 starts, stops = [r[0] for r in ranges], [r[1] for r in ranges]
-                with self._asking(f"reading {pointer}", missing=True):
+                with self.asking(f"reading {pointer}", but=_MISSING):
                     # By default errors come among the results.
                     result = self._remote().cat_ranges([path] * len(ranges), starts, stops, on_error="raise")
         except FileNotFoundError:
@@ -124,7 +127,7 @@ class Store:
             if self.is_local:
                 with os.fdopen(open_regular(check_inside(self.root, path)), "rb") as file:
                     return file.read()
-            with self._asking(f"reading {name}", missing=True):
+            with self.asking(f"reading {name}", but=_MISSING):
                 return bytes(self._remote().cat_file(path))
         except FileNotFoundError:
             return None
@@ -135,7 +138,7 @@ class Store:
         if self.is_local:
             write_whole(check_inside(self.root, path), data)
         else:
-            with self._asking(f"writing {name}"):
+            with self.asking(f"writing {name}"):
                 self._remote().pipe_file(path, data)
 
     def create_small(self, name: str, data: bytes) -> bool:
@@ -143,7 +146,7 @@ class Store:
 
         An endpoint that does not know conditional PUT replaces it, and `True` is returned.
         """
-        with self._asking(f"writing {name}"):
+        with self.asking(f"writing {name}"):
             try:
                 self._remote().pipe_file(join(self.root, name), data, mode="create")
             except OSError as error:
@@ -161,7 +164,7 @@ class Store:
             if self.is_local:
                 with os.scandir(path) as entries:
                     return {e.name: e.stat().st_size for e in entries if e.is_file()}
-            with self._asking(f"listing {folder or 'the root'}", missing=True):
+            with self.asking(f"listing {folder or 'the root'}", but=_MISSING):
                 listed = self._remote().ls(path, detail=True, refresh=True)
             return {e["name"].rsplit("/", 1)[-1]: e["size"] for e in listed if e["type"] == "file"}
         except FileNotFoundError:
@@ -179,7 +182,7 @@ class Store:
                         yield os.path.relpath(full, self.root).replace(os.sep, "/"), about.st_size, about.st_mtime
             return
         bare = self.root.split("://", 1)[1]
-        with self._asking(f"listing {folder or 'the root'}"):
+        with self.asking(f"listing {folder or 'the root'}"):
             found = self._remote().find(top, detail=True, refresh=True)
         for path, about in found.items():
             yield path[len(bare) + 1 :], about["size"], about["LastModified"].timestamp()
@@ -192,7 +195,7 @@ class Store:
             path = join(self.root, name)
             if self.is_local:
                 return os.stat(path).st_mtime
-            with self._asking(f"reading the time of {name}"):
+            with self.asking(f"reading the time of {name}"):
                 return float(self._remote().modified(path).timestamp())
         finally:
             self.unlink(name)
@@ -206,11 +209,12 @@ class Store:
         if self.is_local:
             os.unlink(path)
         else:
-            with self._asking(f"removing {path}", missing=True):
+            with self.asking(f"removing {path}", but=_MISSING):
                 self._remote().rm_file(path)
 
-    def _asking(self, what: str, *, missing: bool = False) -> AbstractContextManager[None]:
-        return asking(self.root, self.options, what, missing=missing)
+    def asking(self, what: str, *, but: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
+        """Tell what another library raises inside the block as a `StorageError` of this root; see `remote.asking`."""
+        return asking(self.root, self.options, what, but=but)
 
     def _lost(self, pointer: str) -> CorruptDataError:
         return CorruptDataError(

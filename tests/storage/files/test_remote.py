@@ -40,7 +40,7 @@ def _filled(s3_server, options=None):
 @pytest.mark.parametrize("kind", ["slow-down", "internal-error", "drop", "deny"])
 def test_an_endpoint_that_only_fails(s3_server, kind):
     store = _filled(s3_server, ONCE)
-    remedy = "may not do this" if kind == "deny" else "try once more"
+    remedy = "may not do this" if kind == "deny" else "try again"
     s3_server.fail(kind)
     for number, (what, call) in enumerate(OPERATIONS.items()):
         with pytest.raises(StorageError, match=rf"s3://lab/a: {what.strip()} failed: .*{remedy}"):
