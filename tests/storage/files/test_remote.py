@@ -48,7 +48,7 @@ def test_an_endpoint_that_only_fails(s3_server, kind):
         assert s3_server.happened()[0] > number
 
 
-@pytest.mark.parametrize("kind", ["slow-down", "internal-error", "drop", "lose-reply"])
+@pytest.mark.parametrize("kind", ["internal-error", "drop", "lose-reply"])
 def test_every_second_request_is_made_up_for(s3_server, kind):
     store = _filled(s3_server)
     s3_server.fail(kind, every=2)
