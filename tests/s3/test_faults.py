@@ -123,7 +123,7 @@ def test_an_endpoint_that_only_fails_is_told_and_nothing_is_lost(s3_server, brid
     dataset = fox.Dataset(root, storage_options=ONCE)
     numbers = {_record(dataset, number): number for number in range(2)}
     waiting = _filled(dataset, 2)
-    view = dataset.episodes[0]
+    view, steps = dataset.episodes[0], dataset.get_step_data()
     before = _operations(root)
     s3_server.fail(kind)
     with pytest.raises(StorageError, match="s3://lab") as caught:
@@ -136,9 +136,10 @@ def test_an_endpoint_that_only_fails_is_told_and_nothing_is_lost(s3_server, brid
         lambda: dataset.delete(list(numbers)),
         lambda: view["state"],
         lambda: view["view"],
-        lambda: dataset.get_step_data(),
-        lambda: dataset.history(),
-        lambda: dataset.refresh(),
+        dataset.get_step_data,
+        steps.collect,
+        dataset.history,
+        dataset.refresh,
         lambda: fox.Dataset(root, storage_options=ONCE),
     ]
     for call in calls:
