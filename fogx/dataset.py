@@ -45,7 +45,10 @@ class Dataset:
         load_from: Roots to read as one; each but the write root must hold a dataset.
         name: Name of a dataset that is yet to be created; the folder's name by default.
         features: What features mean, by name, for every episode recorded through this handle.
-        storage_options: For remote roots, as fsspec takes them (`key`, `secret`, `endpoint_url`, `anon`, …). Never stored.
+        storage_options: For remote roots, as s3fs and gcsfs take them; never stored. On S3 `key`, `secret`, `token`, `anon`,
+            `profile`, `endpoint_url`, `region_name`, `client_kwargs`, `config_kwargs` (as in `{"retries": {"max_attempts": 2}}`);
+            without credentials those of the environment. For roots that differ, dicts by URL, as in
+            `{"s3://ours": {"profile": "lab"}, "s3://open/bridge": {"anon": True}}`: the longest URL that a root lies under counts.
         version: Version to look at, as `at` takes it; the handle is then read-only.
         read_only: Refuse writes.
 
@@ -54,7 +57,8 @@ class Dataset:
         NotADatasetError: A path that is a file.
         FormatVersionError: A root written by a newer fogx.
         SelectionError: Neither `path` nor `load_from`.
-        UnknownNameError: No such version.
+        StorageError: A remote root that cannot be reached or may not be read; options that make writing unsafe.
+        UnknownNameError: No such version, profile or option.
     """
 
     def __init__(

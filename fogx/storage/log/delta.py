@@ -62,8 +62,13 @@ class DeltaLog:
         return int(self.table.version())
 
     def update(self) -> None:
-        """Move to the newest version."""
-        self.table.update_incremental()
+        """Move to the newest version.
+
+        Raises:
+            StorageError: The log could not be read.
+        """
+        with self.store.asking("reading the log"):
+            self.table.update_incremental()
 
     def names(self) -> list[str]:
         """Return the files of the version that the handle is at."""

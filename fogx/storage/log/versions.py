@@ -25,7 +25,9 @@ def history(log: DeltaLog) -> list[dict[str, Any]]:
     for name, version in pins(log).items():
         names.setdefault(version, []).append(name)
     result, latest_ms = [], 0
-    for found in reversed(log.table.history()):
+    with log.store.asking("reading the log"):
+        commits = log.table.history()
+    for found in reversed(commits):
         latest_ms = max(latest_ms, found["timestamp"])
         result.append(
             {

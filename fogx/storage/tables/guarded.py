@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fogx.errors import CorruptDataError
+from fogx.errors import CorruptDataError, StorageError
 from fogx.settings import config
 from fogx.storage.tables.pages import Pages, measure
 from fogx.storage.tables.thrift import read_struct
@@ -87,8 +87,8 @@ def readable(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except CorruptDataError:
-        raise
+    except (CorruptDataError, StorageError):
+        raise  # a store that does not answer is no damage
     except MemoryError as error:
         raise CorruptDataError(f"{what} is not readable: it asks for more memory than there is.") from error
     except (

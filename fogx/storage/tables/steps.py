@@ -76,7 +76,8 @@ class StepsWriter:
         """Close the file without caring for its content."""
         with suppress(pa.ArrowException, OSError, ValueError):
             self._writer.close()
-        self._sink.close()
+        with suppress(OSError):
+            self._sink.close()
 
     def _flush(self) -> None:
         self._writer.write_table(pa.concat_tables(self._tables), row_group_size=max(self._rows, 1))
