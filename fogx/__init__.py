@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fogx.dataset import Dataset as Dataset
     from fogx.errors import FogxError as FogxError
     from fogx.feature import Feature as Feature
+    from fogx.jobs.check import check as check
     from fogx.settings import config as config
 
 __version__ = "0.1.0"
@@ -19,10 +20,11 @@ _WHERE = {
     "Dataset": "fogx.dataset",
     "Feature": "fogx.feature",
     "FogxError": "fogx.errors",
+    "check": "fogx.jobs.check",
     "config": "fogx.settings",
 }
 
-__all__ = ["Dataset", "Feature", "FogxError", "__version__", "config"]
+__all__ = ["Dataset", "Feature", "FogxError", "__version__", "check", "config"]
 
 
 def __getattr__(name: str) -> Any:

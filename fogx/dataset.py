@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fogx.feature import Feature
 from fogx.ids import new_id
+from fogx.jobs.check import check
 from fogx.jobs.compact import compact
 from fogx.jobs.edit import changed_cells, tag_cells
 from fogx.jobs.export import export_episodes
@@ -313,6 +314,16 @@ class Dataset:
         chosen = choose(self._roots, episodes)
         in_write_root(self._roots, chosen, "compact")
         return compact(self._roots.write, chosen, partition_by)
+
+    def check(self, *, deep: bool = False) -> pd.DataFrame:
+        """Look for damage in the write root at its newest version; returns one row a finding, none where all is sound.
+
+        See `fogx.check`, which also takes roots that cannot be opened.
+
+        Args:
+            deep: Also read all values: page checksums, frames, the checksums of episodes, statistics; decode every image.
+        """
+        return check(self.path, deep=deep, storage_options=self._roots.write.store.options.for_fsspec())
 
     # Versions
 
