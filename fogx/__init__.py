@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fogx.errors import FogxError as FogxError
     from fogx.feature import Feature as Feature
     from fogx.jobs.check import check as check
+    from fogx.jobs.repair import repair as repair
     from fogx.settings import config as config
 
 __version__ = "0.1.0"
@@ -22,9 +23,10 @@ _WHERE = {
     "FogxError": "fogx.errors",
     "check": "fogx.jobs.check",
     "config": "fogx.settings",
+    "repair": "fogx.jobs.repair",
 }
 
-__all__ = ["Dataset", "Feature", "FogxError", "__version__", "check", "config"]
+__all__ = ["Dataset", "Feature", "FogxError", "__version__", "check", "config", "repair"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,8 @@ from fogx.stats import FeatureStats
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
-from fogx.storage.log.inspect import Finding, InspectedLog, TableFile, inspect_log, read_rows, rows_on_disk
+from fogx.storage.log.inspect import Finding, InspectedLog, inspect_log, read_rows
+from fogx.storage.log.recover import Mended, mend
 from fogx.storage.log.rows import BASE, aligned
 from fogx.storage.tables.digest import checksum, digest
 from fogx.storage.tables.index import PARTS, IndexRow, read_index, read_schema, schema_name
@@ -34,7 +35,6 @@ from fogx.storage.tables.inspect import (
     check_steps_place,
     opened,
     read_group,
-    read_parquet,
 )
 from fogx.storage.tables.pack import statistics
 from fogx.storage.tables.places import FramesPlace, StepsPlace
@@ -71,11 +71,13 @@ class Examined:
         log: Its log.
         tables: Name → rows, in fogx's own columns, of those table files of the newest version that are good.
         findings: What is wrong.
+        mended: How the table can be mended.
     """
 
     log: InspectedLog
     tables: dict[str, pa.Table] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    mended: Mended = field(default_factory=Mended)
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,19 @@ def examine(store: Store, *, deep: bool) -> Examined:
     """Look at a whole root; see `check`."""
     log = inspect_log(store)
     seen = Examined(log, findings=list(log.findings))
+    bad: dict[str, DamagedError] = {}
     for file in log.files.values():
         try:
             seen.tables[file.name] = aligned(read_rows(store, file), _OWN)
         except DamagedError as damage:
-            ids = _ids_in(store, file)
-            seen.findings.append(Finding(damage.kind, file.path, damage.what, episode_ids=ids, episodes=max(file.rows, len(ids))))
-    _name_episodes(store, seen)
+            bad[file.name] = damage
+    seen.mended = mend(store, log, seen.tables)
+    for name, error in bad.items():
+        file, ids = log.files[name], seen.mended.of.get(log.files[name].path, [])
+        seen.findings.append(
+            Finding(error.kind, file.path, error.what, episode_ids=tuple(ids), episodes=max(file.rows, len(ids)))
+        )
+    _name_episodes(seen)
     rows = [row for name, table in seen.tables.items() for row in _rows(name, table)]
     _check_doubles(seen, rows)
     members = _members(store, seen, rows, PARTS if deep else ("steps", "frames"))
@@ -168,23 +176,15 @@ def _rows(name: str, table: pa.Table) -> list[dict[str, Any]]:
     return [{**row, "table": f"episodes/{name}"} for row in table.to_pylist()]
 
 
-def _ids_in(store: Store, file: TableFile) -> tuple[str, ...]:
-    """Return the ids of a damaged table file, as far as they can be told."""
-    try:
-        return tuple(map(str, read_parquet(store.read_small(file.path) or b"", ["episode_id"])["episode_id"].to_pylist()))
-    except (DamagedError, *UNREADABLE):
-        return tuple(sorted({file.low, file.high} - {""})) if 0 <= file.rows <= 2 else ()
-
-
-def _name_episodes(store: Store, seen: Examined) -> None:
-    """Say which episodes only a bad entry named: those of table files that nothing else names."""
-    bad = [f for f in seen.findings if f.kind in ("empty log entry", "torn log entry", "log gap") and f.severity == "damage"]
-    if not bad:
-        return
-    there = {i for table in seen.tables.values() for i in table["episode_id"].to_pylist()}
-    found = {i for _, table in rows_on_disk(store, seen.log.unnamed(store)) for i in table["episode_id"].to_pylist()}
-    named = tuple(sorted(found - there)) or tuple(sorted(found))
-    seen.findings = [replace(f, episode_ids=named) if f in bad else f for f in seen.findings]
+def _name_episodes(seen: Examined) -> None:
+    """Say which episodes only a bad entry named."""
+    entries = ("empty log entry", "torn log entry", "log gap")
+    held = {i for ids in seen.mended.of.values() for i in ids}
+    ids = tuple(sorted((seen.mended.back | seen.mended.edited | seen.mended.stale) - held))
+    seen.findings = [
+        replace(f, episode_ids=ids) if f.kind in entries and f.severity == "damage" and seen.log.holes else f
+        for f in seen.findings
+    ]
 
 
 def _check_doubles(seen: Examined, rows: Iterable[Mapping[str, Any]]) -> None:

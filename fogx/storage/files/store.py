@@ -11,7 +11,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from fogx.errors import CorruptDataError, StorageError, missing_extra
-from fogx.storage.files.durable import fsync_files, make_folders, write_whole
+from fogx.storage.files.durable import fsync_files, fsync_folder, make_folders, write_whole
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import canonical_root, check_inside, check_pointer, is_url, join, open_regular
 
@@ -162,6 +162,22 @@ class Store:
         path = join(self.root, name)
         with suppress(FileNotFoundError):
             os.unlink(path) if self.is_local else self._remote().rm_file(path)
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name under the same root, durably; one that is gone already is fine.
+
+        Behind a URL it is copied and then removed.
+        """
+        source, target = join(self.root, name), join(self.root, to)
+        with suppress(FileNotFoundError):
+            if self.is_local:
+                make_folders(os.path.dirname(target))
+                os.replace(source, target)
+                fsync_folder(os.path.dirname(target))
+                fsync_folder(os.path.dirname(source))
+            else:
+                self._remote().copy(source, target)
+                self._remote().rm_file(source)
 
     def _lost(self, pointer: str) -> CorruptDataError:
         return CorruptDataError(

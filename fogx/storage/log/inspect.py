@@ -21,6 +21,12 @@ REPAIR = "repair"
 
 REMEDY = "repair() sets it aside and saves what can be saved."
 
+LOST = "fogx_lost"
+"""In the note of an entry that stands in for a lost one: where what was left of it was put, or an empty text."""
+
+_EDITS = ("tag", "update_episode_info", "compact", "merge table files")
+"""Operations that change no number of rows."""
+
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet")
 _ACTIONS = {
@@ -77,11 +83,14 @@ class TableFile:
 class _State:
     files: dict[str, TableFile] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, Any] = field(default_factory=dict)
 
     def same(self, other: _State) -> bool:
         mine, theirs = ({(f.name, f.size, f.rows, f.low, f.high) for f in s.files.values()} for s in (self, other))
         keys = ("id", "schemaString", "configuration")
-        return mine == theirs and all(self.metadata.get(key) == other.metadata.get(key) for key in keys)
+        return (mine, self.marks) == (theirs, other.marks) and all(
+            self.metadata.get(key) == other.metadata.get(key) for key in keys
+        )
 
 
 @dataclass
@@ -92,7 +101,8 @@ class InspectedLog:
         newest: The newest version that some file is of; -1 where there is none.
         checkpoint: The newest version whose checkpoint is good, or -1.
         entries: Version → actions of the entries that are good.
-        holes: Versions after the checkpoint whose entry is bad or lost.
+        scraps: Version → those lines of bad entries that can be read.
+        holes: Versions after the checkpoint whose entry is bad, lost, or stands in for a lost one that was not mended yet.
         aside: Files of the log that are bad, relative to the root.
         files: The table's files at the newest version, as far as that is known.
         seen: Every file that was ever added, as far as that is known.
@@ -103,6 +113,7 @@ class InspectedLog:
     newest: int = -1
     checkpoint: int = -1
     entries: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    scraps: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     holes: list[int] = field(default_factory=list)
     aside: list[str] = field(default_factory=list)
     files: dict[str, TableFile] = field(default_factory=dict)
@@ -144,7 +155,9 @@ def inspect_log(store: Store) -> InspectedLog:
             if not trimmed:
                 log.entries[version] = actions = _entry(store, name, log.seen)
                 _apply(state, log.seen, version, actions)
+                _follow_repair(store, log, version, actions)
         except DamagedError as damage:
+            log.scraps[version] = _scraps(store.read_small(name))
             whole = False
             log.holes.append(version)
             if version in entries:
@@ -167,6 +180,9 @@ def inspect_log(store: Store) -> InspectedLog:
                 gaps.clear()
     log.files, log.metadata = state.files, state.metadata
     log.findings += gaps
+    if start and log.checkpoint < 0:
+        what = "No checkpoint is good, and the entries before were removed by vacuum()."
+        log.findings.append(Finding("lost", roots.LOG_FOLDER, what, "Restore the log from a backup; repair() cannot."))
     if not state.metadata:
         log.findings.append(
             Finding(
@@ -216,6 +232,9 @@ def _note(store: Store, log: InspectedLog, good: set[int]) -> None:
             what = "The note of the newest checkpoint is lost; opening lists the log instead."
             log.findings.append(Finding("lost", name, what, "repair() writes a new checkpoint and note.", severity="notice"))
     elif noted is None or noted not in good:
+        lost = None if noted is None else f"{roots.LOG_FOLDER}/{noted:020d}.checkpoint.parquet"
+        if lost and lost not in log.aside:
+            log.findings.append(Finding("lost", lost, "The newest checkpoint is not there, though the log's note names it."))
         log.aside.append(name)
         what = (
             "The note cannot be read." if noted is None else f"It names the checkpoint of version {noted}, which is lost or bad."
@@ -253,6 +272,28 @@ def _entry(store: Store, name: str, seen: Mapping[str, TableFile]) -> list[dict[
     return actions
 
 
+def _follow_repair(store: Store, log: InspectedLog, version: int, actions: Sequence[Mapping[str, Any]]) -> None:
+    """Know a hole that `repair` filled and, until it has committed what was lost there, still has to mend."""
+    about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    if LOST in about:
+        log.holes.append(version)
+        log.scraps[version] = _scraps(store.read_small(about[LOST]) if about[LOST] else None)
+    elif about.get("fogx_operation") == REPAIR:
+        log.holes.clear()
+
+
+def _scraps(data: bytes | None) -> list[dict[str, Any]]:
+    found = []
+    for line in (data or b"").splitlines():
+        try:
+            ((key, body),) = json.loads(line).items()
+            if key in _ACTIONS and isinstance(body, dict) and (not _ACTIONS[key] or _ACTIONS[key] in body):
+                found.append({key: body})
+        except (ValueError, AttributeError):
+            continue
+    return found
+
+
 def _check_balance(actions: Sequence[dict[str, Any]], seen: Mapping[str, TableFile]) -> None:
     """Refuse an entry that was cut between two lines: the rows it adds and removes must be as many as it says."""
     about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
@@ -268,8 +309,8 @@ def _check_balance(actions: Sequence[dict[str, Any]], seen: Mapping[str, TableFi
     if not all(name in seen for name in gone) or not (added or gone):
         return
     balance = sum(added) - sum(seen[name].rows for name in gone)
-    expected = -episodes if operation == "delete" else 0 if gone else episodes
-    if balance != expected and not (operation == "widen columns"):
+    expected = -episodes if operation == "delete" else 0 if gone or operation in _EDITS else episodes
+    if balance != expected and operation != "widen columns":
         raise DamagedError(
             "torn log entry",
             f"The entry was cut or changed: it changes the table by {balance} rows, where {expected} were meant.",
@@ -282,7 +323,7 @@ def _checkpoint(store: Store, names: Sequence[str]) -> list[dict[str, Any]]:
     actions: list[dict[str, Any]] = []
     try:
         for name in names:
-            rows = read_parquet(store.read_small(name) or b"").select(["add", "metaData", "protocol"]).to_pylist()
+            rows = read_parquet(store.read_small(name) or b"").select(["add", "metaData", "protocol", "txn"]).to_pylist()
             actions += [{key: body} for row in rows for key, body in row.items() if body]
         for action in actions:
             if "add" in action:
@@ -308,6 +349,8 @@ def _apply(state: _State, seen: dict[str, TableFile], version: int, actions: Ite
             state.files.pop(action["remove"]["path"], None)
         elif "metaData" in action:
             state.metadata = action["metaData"]
+        elif "txn" in action:
+            state.marks[action["txn"]["appId"]] = action["txn"]["version"]
 
 
 def _table_file(add: Mapping[str, Any], version: int) -> TableFile:
