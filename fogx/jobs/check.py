@@ -21,7 +21,7 @@ from fogx.stats import FeatureStats
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
-from fogx.storage.log.inspect import Finding, InspectedLog, inspect_log, read_rows
+from fogx.storage.log.inspect import Finding, InspectedLog, columns_of_table, inspect_log, read_rows
 from fogx.storage.log.recover import Mended, mend
 from fogx.storage.log.rows import BASE, aligned
 from fogx.storage.tables.digest import checksum, digest
@@ -72,12 +72,14 @@ class Examined:
         tables: Name → rows, in fogx's own columns, of those table files of the newest version that are good.
         findings: What is wrong.
         mended: How the table can be mended.
+        lacking: Columns that files of the table have and its schema has not.
     """
 
     log: InspectedLog
     tables: dict[str, pa.Table] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     mended: Mended = field(default_factory=Mended)
+    lacking: dict[str, pa.DataType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,17 +152,24 @@ def examine(store: Store, *, deep: bool) -> Examined:
     """Look at a whole root; see `check`."""
     log = inspect_log(store)
     seen = Examined(log, findings=list(log.findings))
+    known = columns_of_table(log.metadata) if log.metadata else {}
     bad: dict[str, DamagedError] = {}
     for file in log.files.values():
         try:
-            seen.tables[file.name] = aligned(read_rows(store, file), _OWN)
+            table = read_rows(store, file)
+            seen.tables[file.name] = aligned(table, _OWN)
+            if unknown := [name for name in table.column_names if known and name not in known]:
+                seen.lacking |= {name: table.schema.field(name).type for name in unknown}
+                what = f"The file has the columns {listing(unknown, most=3)}, which the log does not know."
+                ids = tuple(map(str, table["episode_id"].to_pylist()))
+                seen.findings.append(Finding("wrong content", file.path, what, episode_ids=ids))
         except DamagedError as damage:
             bad[file.name] = damage
     seen.mended = mend(store, log, seen.tables)
     for name, error in bad.items():
-        file, ids = log.files[name], seen.mended.of.get(log.files[name].path, [])
+        file, held = log.files[name], seen.mended.of.get(log.files[name].path, [])
         seen.findings.append(
-            Finding(error.kind, file.path, error.what, episode_ids=tuple(ids), episodes=max(file.rows, len(ids)))
+            Finding(error.kind, file.path, error.what, episode_ids=tuple(held), episodes=max(file.rows, len(held)))
         )
     _name_episodes(seen)
     rows = [row for name, table in seen.tables.items() for row in _rows(name, table)]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fogx.errors import CorruptDataError, FogxError
+from fogx.errors import CorruptDataError, FogxError, listing
 from fogx.jobs.check import Examined, examine, store_of
 from fogx.protocols import EpisodeData
 from fogx.reading.episodes import Located, locate, read_data
@@ -131,19 +131,31 @@ class _Repair:
 
     def _mend_table(self, seen: Examined) -> None:
         plan, log = seen.mended, seen.log
-        if not (plan.remove or plan.rows is not None or log.holes):
+        if not (plan.remove or plan.rows is not None or log.holes or seen.lacking):
             return
         bad = [log.files[name].path for name in log.files if name not in seen.tables]
         ids = plan.rows["episode_id"].to_pylist() if plan.rows is not None else []
         if not self._dry:
             self._begin(bad)
             delta = DeltaLog(self._store)
-            schema = delta.schema()
-            if plan.rows is not None and (new := [f for f in plan.rows.schema if f.name not in schema.names]):
-                delta.add_columns({f.name: f.type for f in new})
+            found = {f.name: f.type for f in plan.rows.schema} if plan.rows is not None else {}
+            known = delta.schema().names
+            if new := {name: kind for name, kind in {**seen.lacking, **found}.items() if name not in known}:
+                delta.add_columns(new)
             rows = None if plan.rows is None else by_id(aligned(plan.rows, delta.schema())).combine_chunks()
             delta.commit(REPAIR, len(ids), add=rows, remove=plan.remove)
+        for version in log.holes:
+            about: dict[str, Any] = next((a["commitInfo"] for a in log.scraps.get(version, ()) if "commitInfo" in a), {})
+            was = f"It was {about['fogx_operation']!r}. " if about.get("fogx_operation") else ""
+            what = (
+                f"{was}What it set, and what it deleted or edited, is lost where no line here says that it is back; do it again."
+            )
+            self._say("left out", f"{roots.LOG_FOLDER}/{roots.entry(version)}", (), what)
         self._say("mended", "episodes", ids, f"{len(plan.remove)} files of the table were replaced by {len(ids)} rows.")
+        if seen.lacking:
+            self._say(
+                "mended", "episodes", (), f"The columns {listing(seen.lacking)} were known to the files alone; they are back."
+            )
         if plan.edited:
             self._say("mended", "episodes", plan.edited, "Of these an older row is back; edits made after it are lost.")
         if plan.bare:
@@ -160,10 +172,10 @@ class _Repair:
     def _mend_episodes(self, seen: Examined) -> None:
         hurt: dict[str, set[str]] = {}
         for finding in seen.findings:
-            if finding.severity == "damage" and finding.episode_ids and not finding.file.startswith(f"{roots.LOG_FOLDER}/"):
+            ours = finding.file.startswith("episodes/") and finding.kind != "bad pointer"
+            if finding.severity == "damage" and finding.episode_ids and not ours:
                 hurt.setdefault(finding.file, set()).update(finding.episode_ids)
         table = {log_file.path for log_file in seen.log.files.values()}
-        hurt = {file: ids for file, ids in hurt.items() if file not in table or file.rpartition("/")[2] in seen.tables}
         ids = sorted({i for members in hurt.values() for i in members})
         if not ids:
             return
@@ -264,7 +276,7 @@ def _first_entry(store: Store, log: InspectedLog) -> list[dict[str, Any]]:
     Raises:
         CorruptDataError: The log no longer says it.
     """
-    hopeless = [finding for finding in log.findings if finding.kind == "lost" and finding.file == roots.LOG_FOLDER]
+    hopeless = [finding for finding in log.findings if finding.file == roots.LOG_FOLDER]
     if hopeless:
         raise CorruptDataError(
             f"{store.root}: {hopeless[0].what} Nothing was changed. Restore {roots.LOG_FOLDER} from a backup; the data files are as "

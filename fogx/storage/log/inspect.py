@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fogx.errors import CorruptDataError, listing
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
 from fogx.storage.log.rows import BASE, aligned
@@ -29,14 +30,18 @@ _EDITS = ("tag", "update_episode_info", "compact", "merge table files")
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet")
-_ACTIONS = {
-    "add": "path",
-    "remove": "path",
-    "metaData": "schemaString",
-    "protocol": "minReaderVersion",
-    "commitInfo": "",
-    "txn": "appId",
+_ACTIONS: dict[str, set[str]] = {
+    "add": {"path", "partitionValues", "size", "modificationTime", "dataChange", "stats"},
+    "remove": {"path", "dataChange"},
+    "metaData": {"id", "format", "schemaString", "partitionColumns", "configuration"},
+    "protocol": {"minReaderVersion", "minWriterVersion"},
+    "commitInfo": set(),
+    "txn": {"appId", "version"},
 }
+"""The actions that fogx writes, with what each must say."""
+
+_OF_SCHEMA = ("add columns", "widen columns")
+"""Operations that change columns; others that write metadata change properties alone."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +135,26 @@ class InspectedLog:
 def inspect_log(store: Store) -> InspectedLog:
     """Read every entry and checkpoint that is kept, and follow them to the newest version.
 
-    An entry is good when each line is an action, when it says something, and when the rows that it adds and removes are as many
-    as its own note says; a checkpoint, when it says what the entries before it say.
+    An entry is good when each line is an action, when it says something, fits what was before it, and when the rows that it adds
+    and removes are as many as its own note says; a checkpoint, when it says what the entries before it say. At last the table
+    library has a try.
     """
+    log = _inspect(store, None)
+    if any(finding.severity == "damage" for finding in log.findings):
+        return log
+    try:
+        roots.open_table(store)
+    except CorruptDataError as error:
+        distrusted = _inspect(store, log.checkpoint)
+        if log.checkpoint >= 0 and distrusted.metadata:
+            return distrusted
+        log.findings.append(
+            Finding("unreadable", roots.LOG_FOLDER, str(error), "Restore the log from a backup; repair() cannot.")
+        )
+    return log
+
+
+def _inspect(store: Store, distrusted: int | None) -> InspectedLog:
     sizes = store.sizes(roots.LOG_FOLDER)
     entries = {int(match[1]) for name in sizes if (match := _ENTRY.fullmatch(name))}
     checkpoints: dict[int, list[str]] = {}
@@ -153,7 +175,7 @@ def inspect_log(store: Store) -> InspectedLog:
         trimmed = version == first and version not in entries
         try:
             if not trimmed:
-                log.entries[version] = actions = _entry(store, name, log.seen)
+                log.entries[version] = actions = _entry(store, name, log.seen, state if whole else None)
                 _apply(state, log.seen, version, actions)
                 _follow_repair(store, log, version, actions)
         except DamagedError as damage:
@@ -168,6 +190,8 @@ def inspect_log(store: Store) -> InspectedLog:
             paths = [f"{roots.LOG_FOLDER}/{part}" for part in checkpoints[version]]
             try:
                 _apply(there, log.seen, version, _checkpoint(store, paths))
+                if version == distrusted:
+                    raise DamagedError("torn checkpoint", "The table library cannot read it.")
                 if whole and not there.same(state):
                     raise DamagedError("wrong content", "The checkpoint does not say what the entries before it say.")
             except DamagedError as damage:
@@ -250,7 +274,7 @@ def _harmless(gap: Finding, version: int) -> Finding:
     return Finding(gap.kind, gap.file, f"{gap.what} The newest version does not need it; some older ones do.")
 
 
-def _entry(store: Store, name: str, seen: Mapping[str, TableFile]) -> list[dict[str, Any]]:
+def _entry(store: Store, name: str, seen: Mapping[str, TableFile], before: _State | None) -> list[dict[str, Any]]:
     data = store.read_small(name)
     if data is None:
         raise DamagedError("log gap", "The entry is lost, and others after it are there.")
@@ -260,16 +284,36 @@ def _entry(store: Store, name: str, seen: Mapping[str, TableFile]) -> list[dict[
         actions = [json.loads(line) for line in data.splitlines()]
         for action in actions:
             ((key, body),) = action.items()
-            if key not in _ACTIONS or not isinstance(body, dict) or (_ACTIONS[key] and _ACTIONS[key] not in body):
+            if not _fits(key, body):
                 raise ValueError(f"there is no action {str(key)[:40]!r} like this")
             if key == "add":
                 _table_file(body, 0)
             if key == "metaData":
-                json.loads(body["schemaString"])["fields"]
+                columns_of_table(body)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError("torn log entry", f"The entry cannot be read: {error}.") from error
     _check_balance(actions, seen)
+    if before is not None:
+        _check_step(actions, before)
     return actions
+
+
+def _check_step(actions: Sequence[dict[str, Any]], before: _State) -> None:
+    """Refuse an entry that does not fit what was before it."""
+    about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    unknown = [a["remove"]["path"] for a in actions if "remove" in a and a["remove"]["path"] not in before.files]
+    if unknown:
+        raise DamagedError("torn log entry", f"The entry was changed: it removes {unknown[0][:60]!r}, which was not there.")
+    for new in [action["metaData"] for action in actions if "metaData" in action]:
+        old = before.metadata
+        if not old or "fogx_commit" not in about:
+            continue
+        grows = about.get("fogx_operation") in _OF_SCHEMA
+        same = ["id", "name", "configuration"] if grows else ["id", "name", "schemaString"]
+        if any(new.get(key) != old.get(key) for key in same) or not set(columns_of_table(old)) <= set(columns_of_table(new)):
+            raise DamagedError(
+                "torn log entry", "The entry was changed: it says of the table what its operation does not change."
+            )
 
 
 def _follow_repair(store: Store, log: InspectedLog, version: int, actions: Sequence[Mapping[str, Any]]) -> None:
@@ -282,12 +326,34 @@ def _follow_repair(store: Store, log: InspectedLog, version: int, actions: Seque
         log.holes.clear()
 
 
+def _fits(key: str, body: Any) -> bool:
+    return key in _ACTIONS and isinstance(body, dict) and set(body) >= _ACTIONS[key]
+
+
+def columns_of_table(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return name → type of the columns that a table's metadata gives.
+
+    Raises:
+        ValueError: It is not a schema of a table of fogx.
+    """
+    columns = {}
+    for column in json.loads(metadata["schemaString"])["fields"]:
+        if set(column) != {"name", "type", "nullable", "metadata"} or not isinstance(column["nullable"], bool):
+            raise ValueError("a column lacks a part")
+        columns[str(column["name"])] = json.dumps(column["type"])
+    if missing := [name for name in BASE.names if name not in columns]:
+        raise ValueError(f"the columns {listing(missing, most=3)} are missing")
+    if metadata["format"].get("provider") != "parquet":
+        raise ValueError("the table is not of parquet files")
+    return columns
+
+
 def _scraps(data: bytes | None) -> list[dict[str, Any]]:
     found = []
     for line in (data or b"").splitlines():
         try:
             ((key, body),) = json.loads(line).items()
-            if key in _ACTIONS and isinstance(body, dict) and (not _ACTIONS[key] or _ACTIONS[key] in body):
+            if _fits(key, body):
                 found.append({key: body})
         except (ValueError, AttributeError):
             continue
@@ -330,7 +396,7 @@ def _checkpoint(store: Store, names: Sequence[str]) -> list[dict[str, Any]]:
                 _table_file(action["add"], 0)
             if "metaData" in action:
                 action["metaData"]["configuration"] = dict(action["metaData"]["configuration"])
-                json.loads(action["metaData"]["schemaString"])["fields"]
+                columns_of_table(action["metaData"])
     except DamagedError as damage:
         raise DamagedError("torn checkpoint", damage.what) from damage
     except UNREADABLE as error:

@@ -57,7 +57,9 @@ def mend(store: Store, log: InspectedLog, good: Iterable[str]) -> Mended:
     if not bad and not log.holes and not _doubled(store, log):
         return result
     pool = dict(rows_on_disk(store, {*log.seen, *log.unnamed(store), *_removed(log)}))
-    last = _last_forms(log, {name: set(table["episode_id"].to_pylist()) for name, table in pool.items()})
+    # A bad file may be another one, put in its place: what it holds is no history, but its rows are rows.
+    lost = {file.name for file in bad}
+    last = _last_forms(log, {n: set(table["episode_id"].to_pylist()) for n, table in pool.items() if n not in lost})
     kept: list[pa.Table] = []
     for name in log.files:
         if name in good:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 import fogx as fox
-from fogx.storage.log.root import LOG_FOLDER
 
 HERE = Path(__file__).parent
 BRIDGE = HERE.parent.parent / "examples" / "data" / "rlds" / "bridge_dataset" / "1.0.0"
@@ -19,17 +19,17 @@ BRIDGE = HERE.parent.parent / "examples" / "data" / "rlds" / "bridge_dataset" / 
 def make(root: Path) -> Path:
     """Record two episodes, import three, tag, delete; with a checkpoint half way."""
     dataset = fox.Dataset(root, name="lab")
-    _record(dataset, 1)
+    record(dataset, 1)
     dataset.load_rtx_episodes(BRIDGE, split="train[:3]")
     dataset._roots.write.writable().delta.checkpoint()
-    gone = _record(dataset, 2)
-    _record(dataset, 3)
+    gone = record(dataset, 2)
+    record(dataset, 3)
     dataset.tag([dataset.get_episode_info()["episode_id"][0]], good=True)
     dataset.delete([gone])
     return root
 
 
-def _record(dataset: fox.Dataset, seed: int) -> str:
+def record(dataset: fox.Dataset, seed: int) -> str:
     random = np.random.default_rng(seed)
     episode = dataset.new_episode(
         {"operator": "ana", "notes": [1, 2]}, task="pick", features={"depth": fox.Feature(camera="png")}
@@ -47,16 +47,6 @@ def copy(root: Path, to: Path) -> Path:
     """Return a fresh copy of a root."""
     shutil.rmtree(to, ignore_errors=True)
     return Path(shutil.copytree(root, to))
-
-
-def files(root: Path) -> list[str]:
-    """Return every file of a root that the newest version needs, and the whole log."""
-    log = fox.Dataset(root)._roots.write.writable()
-    needed = {f"episodes/{name}" for name in log.delta.names()}
-    needed |= {f"{LOG_FOLDER}/{name}" for name in os.listdir(root / LOG_FOLDER)}
-    for path in users(root):
-        needed.add(path)
-    return sorted(needed)
 
 
 def users(root: Path) -> dict[str, set[str]]:
@@ -85,6 +75,20 @@ def content(root: Path) -> dict[str, Any]:
         values[view.episode_id] = {
             name: column if isinstance(column, list) else column.tolist() for name, column in columns.items()
         }
-        values[view.episode_id]["metadata"] = repr(view.metadata)
         values[view.episode_id]["times"] = repr(view.timestamps_ns)
-    return {"rows": rows.to_json(), "values": values}
+    cells = {row.pop("episode_id"): row for row in rows.drop(columns="root").to_dict("records")}
+    for view in dataset.episodes:
+        cells[view.episode_id] |= view.metadata
+    return {"rows": {i: repr(row) for i, row in cells.items()}, "values": values}
+
+
+@pytest.fixture(scope="session")
+def damaged() -> SimpleNamespace:
+    """What can be done with a root: `make`, `record`, `copy`, `users`, `content`."""
+    return SimpleNamespace(make=make, record=record, copy=copy, users=users, content=content)
+
+
+@pytest.fixture(scope="session")
+def sound_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound root; copy it."""
+    return make(tmp_path_factory.mktemp("sound") / "lab")
