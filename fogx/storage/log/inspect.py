@@ -177,7 +177,7 @@ def _inspect(store: Store, distrusted: int | None) -> InspectedLog:
             if not trimmed:
                 log.entries[version] = actions = _entry(store, name, log.seen, state if whole else None)
                 _apply(state, log.seen, version, actions)
-                _follow_repair(store, log, version, actions)
+                whole = not _follow_repair(store, log, version, actions) and whole
         except DamagedError as damage:
             log.scraps[version] = _scraps(store.read_small(name))
             whole = False
@@ -235,6 +235,8 @@ def read_rows(store: Store, file: TableFile) -> pa.Table:
         raise DamagedError("wrong content", f"The file has {len(data):,} bytes, the log says {file.size:,}.")
     if file.rows >= 0 and table.num_rows != file.rows:
         raise DamagedError("wrong count", f"The file has {table.num_rows} rows, the log says {file.rows}.")
+    if missing := [name for name in BASE.names if name not in table.column_names]:
+        raise DamagedError("wrong content", f"The file lacks the columns {listing(missing, most=3)}.")
     try:
         bounds = pc.min_max(aligned(table.select(["episode_id"]), pa.schema([BASE.field("episode_id")]))["episode_id"]).as_py()
         aligned(table, BASE)
@@ -316,14 +318,15 @@ def _check_step(actions: Sequence[dict[str, Any]], before: _State) -> None:
             )
 
 
-def _follow_repair(store: Store, log: InspectedLog, version: int, actions: Sequence[Mapping[str, Any]]) -> None:
-    """Know a hole that `repair` filled and, until it has committed what was lost there, still has to mend."""
+def _follow_repair(store: Store, log: InspectedLog, version: int, actions: Sequence[Mapping[str, Any]]) -> bool:
+    """Know a hole that `repair` filled and, until it has committed what was lost there, still has to mend; say whether it is one."""
     about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     if LOST in about:
         log.holes.append(version)
         log.scraps[version] = _scraps(store.read_small(about[LOST]) if about[LOST] else None)
     elif about.get("fogx_operation") == REPAIR:
         log.holes.clear()
+    return LOST in about
 
 
 def _fits(key: str, body: Any) -> bool:
