@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fogx.storage.files.store import Store
-from fogx.storage.log.inspect import InspectedLog, TableFile, rows_on_disk
+from fogx.storage.log.inspect import InspectedLog, TableFile, columns_of_table, rows_on_disk
 from fogx.storage.log.rows import BASE, aligned
 from fogx.storage.tables.inspect import UNREADABLE, DamagedError, read_parquet
 
@@ -59,6 +59,9 @@ def mend(store: Store, log: InspectedLog, good: Iterable[str]) -> Mended:
     pool = dict(rows_on_disk(store, {*log.seen, *log.unnamed(store), *_removed(log)}))
     # A bad file may be another one, put in its place: what it holds is no history, but its rows are rows.
     lost = {file.name for file in bad}
+    known = columns_of_table(log.metadata)
+    for name in lost & set(pool):
+        pool[name] = pool[name].select([column for column in pool[name].column_names if column in known])
     last = _last_forms(log, {n: set(table["episode_id"].to_pylist()) for n, table in pool.items() if n not in lost})
     kept: list[pa.Table] = []
     for name in log.files:
@@ -127,7 +130,7 @@ class _Forms:
 
     def of_file(self, file: TableFile, last: Mapping[str, str | None], result: Mended) -> list[pa.Table]:
         """Return the rows of a bad file of the table."""
-        columns = _columns_left(self._store, file)
+        columns = _columns_left(self._store, file, columns_of_table(self._log.metadata))
         if columns is not None:
             ids, sure = [i for i in columns["episode_id"].to_pylist() if i not in self._live], True
         else:
@@ -210,11 +213,11 @@ class _Forms:
         return self._indexed
 
 
-def _columns_left(store: Store, file: TableFile) -> pa.Table | None:
-    """Return those columns of a bad file that can be read, where its ids are among them and are those that the log says."""
+def _columns_left(store: Store, file: TableFile, known: Collection[str]) -> pa.Table | None:
+    """Return those known columns of a bad file that can be read, where its ids are among them and fit what the log says."""
     data = store.read_small(file.path) or b""
     try:
-        names = pq.read_schema(pa.BufferReader(data)).names
+        names = [name for name in pq.read_schema(pa.BufferReader(data)).names if name in known]
     except UNREADABLE:
         return None
     columns: dict[str, pa.ChunkedArray] = {}
@@ -228,7 +231,9 @@ def _columns_left(store: Store, file: TableFile) -> pa.Table | None:
         ids = sorted(table["episode_id"].to_pylist())
     except UNREADABLE:
         return None
-    return table if len(ids) == file.rows and (not ids or (ids[0], ids[-1]) == (file.low, file.high)) else None
+    # Where one of these was changed in the log, the others still tell that it is this file.
+    agree = [len(ids) == file.rows, ids[:1] == [file.low], ids[-1:] == [file.high]]
+    return table if sum(agree) >= 2 else None
 
 
 def _without(table: pa.Table, ids: Sequence[str]) -> pa.Table:
