@@ -77,7 +77,9 @@ def test_a_sound_root_is_left_alone(sound_root):
         fox.Dataset(sound_root, read_only=True).repair()
 
 
-@pytest.mark.parametrize("how", ["lost", "cut", "flipped"])
+@pytest.mark.parametrize(
+    "how", ["flipped", pytest.param("lost", marks=pytest.mark.long), pytest.param("cut", marks=pytest.mark.long)]
+)
 def test_damage_to_any_data_file(damaged, sound_root, want, users, tmp_path, how):
     for file in [file for file in users if not file.startswith("episodes/")]:
         root = damaged.copy(sound_root, tmp_path / "root")
@@ -137,7 +139,9 @@ def test_of_a_damaged_column_the_other_columns_are_kept(damaged, sound_root, wan
     assert lost.drop(columns=["split", "root"]).equals(kept.drop(columns=["split", "root"]))
 
 
-@pytest.mark.parametrize("how", ["empty", "lost", "cut"])
+@pytest.mark.parametrize(
+    "how", ["cut", pytest.param("lost", marks=pytest.mark.long), pytest.param("empty", marks=pytest.mark.long)]
+)
 def test_damage_to_any_entry_of_the_log(damaged, sound_root, want, tmp_path, how):
     names = sorted(path.name for path in (sound_root / LOG_FOLDER).glob("*.json"))
     for name in [names[0], names[3], *names[5 : -1 if how == "lost" else None]]:
@@ -259,7 +263,7 @@ class _Killed(BaseException):
     pass
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(at=st.integers(0, 24), after=st.booleans(), torn=st.booleans())
 def test_a_killed_run_is_finished_by_the_next(damaged, sound_root, users, want, tmp_path_factory, at, after, torn):
     """Killed before or after any one of its writes, moves and commits; damage to the log, the table and the data at once."""

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, listing
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
 from fogx.storage.log.rows import BASE, aligned
-from fogx.storage.tables.inspect import UNREADABLE, DamagedError, read_parquet
+from fogx.storage.tables.inspect import UNREADABLE, DamagedError, check_ends, read_parquet
 
 REPAIR = "repair"
 """The operation of commits that mend; an entry of it may say nothing but that."""
@@ -392,7 +393,11 @@ def _checkpoint(store: Store, names: Sequence[str]) -> list[dict[str, Any]]:
     actions: list[dict[str, Any]] = []
     try:
         for name in names:
-            rows = read_parquet(store.read_small(name) or b"").select(["add", "metaData", "protocol", "txn"]).to_pylist()
+            data = store.read_small(name) or b""
+            check_ends(data[:4], data[-4:])
+            # The table library wrote it, in types that fogx itself does not write.
+            table = pq.read_table(pa.BufferReader(data), columns=["add", "metaData", "protocol", "txn"], use_threads=False)
+            rows = table.to_pylist()
             actions += [{key: body} for row in rows for key, body in row.items() if body]
         for action in actions:
             if "add" in action:

@@ -59,7 +59,7 @@ def mend(store: Store, log: InspectedLog, good: Iterable[str]) -> Mended:
     pool = dict(rows_on_disk(store, {*log.seen, *log.unnamed(store), *_removed(log)}))
     # A bad file may be another one, put in its place: what it holds is no history, but its rows are rows.
     lost = {file.name for file in bad}
-    known = columns_of_table(log.metadata)
+    known = columns_of_table(log.metadata) if bad else {}
     for name in lost & set(pool):
         pool[name] = pool[name].select([column for column in pool[name].column_names if column in known])
     last = _last_forms(log, {n: set(table["episode_id"].to_pylist()) for n, table in pool.items() if n not in lost})

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from fogx.errors import CorruptDataError
 from fogx.feature import Schema
 from fogx.storage.files.store import Store
+from fogx.storage.tables.guarded import GuardedParquet, Room
 from fogx.storage.tables.places import FramesPlace, StepsPlace
 from fogx.storage.tables.steps import steps_schema
 
@@ -42,10 +43,10 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         DamagedError: It cannot be read.
     """
-    _check_ends(data[:4], data[-4:])
+    check_ends(data[:4], data[-4:])
     with _reading():
-        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        table = parquet.read(columns=columns, use_threads=False)
+        parquet = GuardedParquet(data, "it", checksums=True)
+        table = parquet.read(range(len(parquet.group_rows)), columns, Room())
         table.validate(full=True)
     return table
 
@@ -66,9 +67,11 @@ def opened(store: Store, pointer: str) -> Iterator[tuple[pq.ParquetFile, int]]:
         file.seek(max(size - 4, 0))
         tail = file.read(4)
         file.seek(0)
-        _check_ends(file.read(4), tail)
+        check_ends(file.read(4), tail)
         with _reading():
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            GuardedParquet(file, "it")  # what would end the process is refused first
+            file.seek(0)
+            parquet = pq.ParquetFile(file)
         yield parquet, size
 
 
@@ -78,8 +81,8 @@ def read_group(store: Store, pointer: str, group: int) -> pa.Table:
     Raises:
         DamagedError: It cannot be read.
     """
-    with opened(store, pointer) as (parquet, _), _reading():
-        table = parquet.read_row_group(group, use_threads=False)
+    with opened(store, pointer), store.open(pointer) as file, _reading():
+        table = GuardedParquet(file, "it", checksums=True).read([group], None, Room())
         table.validate(full=True)
     return table
 
@@ -168,7 +171,12 @@ def _only(column: pa.ChunkedArray, value: object) -> bool:
     return column.null_count == 0 and bool(pc.all(pc.equal(column, pa.scalar(value, column.type)), min_count=0).as_py())
 
 
-def _check_ends(head: bytes, tail: bytes) -> None:
+def check_ends(head: bytes, tail: bytes) -> None:
+    """Refuse what does not begin and end as a parquet file does.
+
+    Raises:
+        DamagedError: `"truncated"` or `"unreadable"`.
+    """
     # What is needed to read a parquet file stands at its end, so that a cut one has none.
     if tail != _MAGIC:
         raise DamagedError("truncated", "The end of the file is missing or overwritten.")
