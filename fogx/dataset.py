@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from fogx.feature import Feature
 from fogx.ids import new_id
+from fogx.jobs.check import check
 from fogx.jobs.compact import compact
 from fogx.jobs.edit import changed_cells, tag_cells
 from fogx.jobs.export import export_episodes
 from fogx.jobs.load import load_episodes
+from fogx.jobs.repair import repair
 from fogx.protocols import Executor
 from fogx.reading.overview import history_frame, html, line, vacuum_frame
 from fogx.reading.roots import Roots
@@ -317,6 +319,32 @@ class Dataset:
         chosen = choose(self._roots, episodes)
         in_write_root(self._roots, chosen, "compact")
         return compact(self._roots.write, chosen, partition_by)
+
+    def check(self, *, deep: bool = False) -> pd.DataFrame:
+        """Look for damage in the write root at its newest version; returns one row a finding, none where all is sound.
+
+        See `fogx.check`, which also takes roots that cannot be opened.
+
+        Args:
+            deep: Also read all values: page checksums, frames, the checksums of episodes, statistics; decode every image.
+        """
+        return check(self.path, deep=deep, storage_options=self._roots.write.store.options.for_fsspec())
+
+    def repair(self, *, dry_run: bool = False) -> pd.DataFrame:
+        """Set damage of the write root aside, save what can be saved, and return what was done; this handle is refreshed.
+
+        See `fogx.repair`, which also takes roots that cannot be opened.
+
+        Args:
+            dry_run: Change nothing; say what would be done.
+
+        Raises:
+            ReadOnlyError: The handle is read-only.
+        """
+        self._roots.write.check_writable()
+        done = repair(self.path, dry_run=dry_run, storage_options=self._roots.write.store.options.for_fsspec())
+        self.refresh()
+        return done
 
     # Versions
 

@@ -26,7 +26,7 @@ TAG = st.integers(0, 3) | st.sampled_from([0.5, "text"])
 
 SEAMS = [
     (Store, "create"), (Store, "sync"), (Store, "write_small"), (Store, "unlink"),
-    (DeltaLog, "sync"), (DeltaLog, "update"), (DeltaLog, "merge_small"), (DeltaLog, "_checkpoint"),
+    (DeltaLog, "sync"), (DeltaLog, "update"), (DeltaLog, "merge_small"), (DeltaLog, "checkpoint"),
     (durable, "write_whole"), (delta, "fsync_files"),
 ]  # fmt: skip
 

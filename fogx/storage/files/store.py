@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from fogx.errors import CorruptDataError, StorageError, missing_extra
-from fogx.storage.files.durable import fsync_files, make_folders, write_whole
+from fogx.storage.files.durable import fsync_files, fsync_folder, make_folders, write_whole
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import canonical_root, check_inside, check_pointer, is_url, join, open_regular
 from fogx.storage.files.remote import RemoteFile, asking
@@ -215,6 +215,22 @@ class Store:
     def asking(self, what: str, *, but: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
         """Tell what another library raises inside the block as a `StorageError` of this root; see `remote.asking`."""
         return asking(self.root, self.options, what, but=but)
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name under the same root, durably; one that is gone already is fine.
+
+        Behind a URL it is copied and then removed.
+        """
+        source, target = join(self.root, name), join(self.root, to)
+        with suppress(FileNotFoundError):
+            if self.is_local:
+                make_folders(os.path.dirname(target))
+                os.replace(source, target)
+                fsync_folder(os.path.dirname(target))
+                fsync_folder(os.path.dirname(source))
+            else:
+                self._remote().copy(source, target)
+                self._remote().rm_file(source)
 
     def _lost(self, pointer: str) -> CorruptDataError:
         return CorruptDataError(
