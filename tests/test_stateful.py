@@ -318,7 +318,7 @@ def alike(a, b):
 
 # A call takes some 20 ms, so there are fewer examples than elsewhere, of many calls each.
 Model.TestCase.settings = settings(
-    max_examples=settings.default.max_examples,
+    max_examples=settings.default.max_examples // 5,
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
 )
