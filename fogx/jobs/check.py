@@ -24,7 +24,7 @@ from fogx.storage.log import root as roots
 from fogx.storage.log.inspect import Finding, InspectedLog, columns_of_table, inspect_log, read_rows
 from fogx.storage.log.recover import Mended, mend
 from fogx.storage.log.rows import BASE, aligned
-from fogx.storage.tables.digest import checksum, digest
+from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.index import PARTS, IndexRow, read_index, read_schema, schema_name
 from fogx.storage.tables.inspect import (
     UNREADABLE,
@@ -359,7 +359,7 @@ def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None
         data = EpisodeData(schema, columns, index.num_steps, times.values if times.valid is None else None)
         for name in [name for name, feature in schema.items() if feature.in_frames]:
             _check_numbers(name, columns[name].values[columns[name].mask], index.frames_of(name))
-        if checksum(digest(data), index.frames) != index.checksum:
+        if not is_checksum(index.checksum, digest(data), index.frames):
             raise DamagedError("checksum", "The values are not those that were stored, by the checksum of the episode.")
         fresh = statistics(data)
     except UNREADABLE as error:

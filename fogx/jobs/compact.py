@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm.auto import tqdm
 
-from fogx.errors import CorruptDataError, SelectionError, did_you_mean, listing
-from fogx.reading.episodes import Located, cells, locate, read_data
+from fogx.errors import SelectionError, did_you_mean, listing
+from fogx.protocols import EpisodeData
+from fogx.reading.episodes import Located, cells, locate, read_sound
 from fogx.reading.roots import Chosen, Root
 from fogx.settings import config
 from fogx.storage.files.paths import partition_folder
 from fogx.storage.log.commit import Pointers
 from fogx.storage.log.rows import BASE
-from fogx.storage.tables.index import IndexRow, read_index
-from fogx.storage.tables.pack import EpisodePacker, Packed
+from fogx.storage.tables.pack import EpisodePacker
 
 GROUP_BYTES = 256 << 20
 """Episodes are packed and committed together up to about this many bytes of frames."""
@@ -40,46 +40,39 @@ def compact(root: Root, chosen: Chosen, partition_by: str) -> int:
             f"{listing(columns)}.{did_you_mean(partition_by, columns)}"
         )
     located = locate(chosen)
-    shared = Counter(file for member in located for file in _files(member.index))
-    moving = [member for member in located if any(shared[file] < _FEW for file in _files(member.index))]
+    shared = Counter(file for member in located for file in member.index.files)
+    moving = [member for member in located if any(shared[file] < _FEW for file in member.index.files)]
     moved = 0
     with tqdm(total=len(moving), desc="compact", unit="episode", disable=not config().progress) as bar:
         for group in _groups(moving, partition_by):
             if len(group) > 1:
-                moved += log.repoint(*_pack(root, group, partition_by))
+                partition = partition_folder(partition_by, _value(group[0], partition_by))
+                moved += log.repoint(*pack_anew(root, ((member, read_sound(member)) for member in group), partition))
             bar.update(len(group))
     return moved
 
 
-def _pack(root: Root, group: Sequence[Located], partition_by: str) -> tuple[Pointers, Pointers]:
-    """Write the episodes anew, as they are; return their old and new pointers."""
-    packer = EpisodePacker(root.store, root.name, partition_folder(partition_by, _value(group[0], partition_by)))
+def pack_anew(
+    root: Root, episodes: Iterable[tuple[Located, EpisodeData]], partition: str | None = None
+) -> tuple[Pointers, Pointers]:
+    """Write stored episodes into files of their own, as they are; return their old and their new pointers.
+
+    Args:
+        root: Their root.
+        episodes: The episodes, in order of id.
+        partition: Folder of the new files; by default that of the root's dataset.
+    """
+    packer = EpisodePacker(root.store, root.name, partition)
+    old: dict[str, tuple[str, int]] = {}
     try:
-        for member in group:
-            packer.add(member.episode_id, read_data(member))
+        for member, data in episodes:
+            packer.add(member.episode_id, data)
+            old[member.episode_id] = member.row["index_file"][0].as_py(), member.row["index_row"][0].as_py()
         packed = packer.close()
     except BaseException:
         packer.abort()
         raise
-    _compare(root, group, packed)
-    old = {m.episode_id: (m.row["index_file"][0].as_py(), m.row["index_row"][0].as_py()) for m in group}
     return old, {row["episode_id"]: (row["index_file"], row["index_row"]) for row in packed.rows}
-
-
-def _compare(root: Root, group: Sequence[Located], packed: Packed) -> None:
-    """Refuse to move what is no longer what was once stored.
-
-    Raises:
-        CorruptDataError: Names the episodes. None of the group was moved.
-    """
-    fresh = read_index(root.store, packed.rows[0]["index_file"], range(len(packed.rows)), ())
-    changed = [m.episode_id for m, new in zip(group, fresh, strict=True) if m.index.checksum != new.checksum]
-    if changed:
-        root.store.remove(packed.files)
-        raise CorruptDataError(
-            f"{root.path}: {len(changed)} of {len(group)} episodes are not what was stored, by their checksums: "
-            f"{listing(changed, most=3)}. They were left where they are; check(deep=True) says what is damaged."
-        )
 
 
 def _groups(members: Sequence[Located], partition_by: str) -> Iterator[list[Located]]:
@@ -103,7 +96,3 @@ def _groups(members: Sequence[Located], partition_by: str) -> Iterator[list[Loca
 
 def _value(member: Located, column: str) -> str:
     return str(cells(member.row, 0).get(column, ""))
-
-
-def _files(index: IndexRow) -> set[str]:
-    return {place.file for place in index.steps} | {place.file for place in index.frames}

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, FogxError, listing
 from fogx.jobs.check import Examined, examine, store_of
+from fogx.jobs.compact import pack_anew
 from fogx.protocols import EpisodeData
-from fogx.reading.episodes import Located, locate, read_data
+from fogx.reading.episodes import Located, locate, read_sound
 from fogx.reading.roots import Chosen, Root
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
@@ -26,10 +27,9 @@ from fogx.storage.log.delta import DeltaLog
 from fogx.storage.log.inspect import LOST, REPAIR, InspectedLog, inspect_log
 from fogx.storage.log.rows import aligned
 from fogx.storage.log.snapshot import by_id
-from fogx.storage.tables.digest import checksum, digest
-from fogx.storage.tables.index import read_index, schema_name
+from fogx.storage.log.vacuum import files_behind
+from fogx.storage.tables.index import schema_name
 from fogx.storage.tables.inspect import UNREADABLE
-from fogx.storage.tables.pack import EpisodePacker
 
 QUARANTINE = "_quarantine"
 """Folder of what was set aside; fogx reads nothing there but its own reports."""
@@ -208,20 +208,8 @@ class _Repair:
         return sound, [i for i in ids if i not in set(sound)]
 
     def _write_anew(self, root: Root, ids: Sequence[str]) -> None:
-        packer = EpisodePacker(root.store, root.name)
-        old: dict[str, tuple[str, int]] = {}
-        try:
-            for i in ids:
-                found = _whole(root, i)
-                if found is not None:
-                    located, data = found
-                    old[i] = located.row["index_file"][0].as_py(), located.row["index_row"][0].as_py()
-                    packer.add(i, data)
-            packed = packer.close()
-        except BaseException:
-            packer.abort()
-            raise
-        root.writable().repoint(old, {row["episode_id"]: (row["index_file"], row["index_row"]) for row in packed.rows})
+        found = (_whole(root, i) for i in ids)
+        root.writable().repoint(*pack_anew(root, (episode for episode in found if episode is not None)))
 
     def _keep_rows(self, root: Root, ids: Sequence[str]) -> None:
         sink = pa.BufferOutputStream()
@@ -295,8 +283,7 @@ def _whole(root: Root, episode_id: str) -> tuple[Located, EpisodeData] | None:
         index = located.index
         if (index.episode_id, index.num_steps) != (episode_id, located.row["num_steps"][0].as_py()):
             return None
-        data = read_data(located)
-        return (located, data) if checksum(digest(data), index.frames) == index.checksum else None
+        return located, read_sound(located)
     except (FogxError, *UNREADABLE):
         return None
 
@@ -313,12 +300,6 @@ def _plans(store: Store) -> dict[str, dict[str, Any]]:
 def _used(store: Store) -> set[str]:
     """Return the files that the newest version needs."""
     root = Root(store)
-    used = {f"episodes/{name}" for name in root.writable().delta.names()}
-    by_file: dict[str, list[int]] = {}
-    for row in root.rows.select(["index_file", "index_row", "schema_id", "segments_file"]).to_pylist():
-        by_file.setdefault(row["index_file"], []).append(row["index_row"])
-        used |= {row["index_file"], row["segments_file"] or "", schema_name(row["schema_id"])}
-    for file, rows in by_file.items():
-        for index in read_index(store, file, rows, ("steps", "frames")):
-            used |= {place.file for place in index.steps} | {place.file for place in index.frames}
-    return used
+    rows = root.rows.select(["index_file", "index_row", "schema_id", "segments_file"]).to_pylist()
+    table = {f"episodes/{name}" for name in root.writable().delta.names()}
+    return table | {schema_name(row["schema_id"]) for row in rows} | files_behind(store, rows)

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fogx import registry
-from fogx.errors import SchemaMismatchError, listing
+from fogx.errors import CorruptDataError, SchemaMismatchError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, EpisodeData
 from fogx.reading.roots import Chosen, Root
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
+from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
 from fogx.storage.tables.steps import read_steps
@@ -119,6 +120,21 @@ def read_data(located: Located) -> EpisodeData:
         source_key=located.row["source_key"][0].as_py(),
         episode_id=located.episode_id,
     )
+
+
+def read_sound(located: Located) -> EpisodeData:
+    """Read one whole episode, as `read_data`, and hold it against its checksum.
+
+    Raises:
+        CorruptDataError: It cannot be read, or is no longer what was stored.
+    """
+    data = read_data(located)
+    if not is_checksum(located.index.checksum, digest(data), located.index.frames):
+        raise CorruptDataError(
+            f"{located.root.path}: episode {located.episode_id} is not what was stored, by its checksum. check(deep=True) says what "
+            "is damaged."
+        )
+    return data
 
 
 def one_schema(chosen: Chosen, what: str) -> Schema | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from fogx.errors import FormatVersionError, SelectionError
 from fogx.settings import config
 from fogx.storage.files.paths import FAMILIES
+from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
 from fogx.storage.log import versions
 from fogx.storage.log.delta import DeltaLog
@@ -81,17 +82,29 @@ def _needed(log: DeltaLog, oldest: int) -> set[str]:
     tables = {name for version in kept for name in DeltaLog(log.store, version).names()}
     for version in range(oldest + 1, log.version + 1):
         tables |= set(_added(log, version))
-    needed = {f"episodes/{name}" for name in tables}
-    rows: dict[str, set[int]] = {}
-    for name in tables:
-        for row in log.read(name).select(["index_file", "index_row", "segments_file"]).to_pylist():
-            rows.setdefault(row["index_file"], set()).add(row["index_row"])
-            needed |= {row["segments_file"]} - {None}
-    bar = tqdm(rows.items(), desc="vacuum", unit="file", disable=not config().progress or len(rows) < 100)
-    for file, wanted in bar:
+    rows = (row for name in tables for row in log.read(name).select(["index_file", "index_row", "segments_file"]).to_pylist())
+    return {f"episodes/{name}" for name in tables} | files_behind(log.store, rows)
+
+
+def files_behind(store: Store, rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the pointers of all files that rows of the episodes table need, schemas apart; each index file is read once.
+
+    Args:
+        store: The root's store.
+        rows: `index_file`, `index_row` and `segments_file` of each.
+
+    Raises:
+        CorruptDataError: As `read_index`.
+    """
+    needed: set[str] = set()
+    asked: dict[str, set[int]] = {}
+    for row in rows:
+        asked.setdefault(row["index_file"], set()).add(row["index_row"])
+        needed |= {row["segments_file"]} - {None}
+    for file, numbers in tqdm(asked.items(), desc="files in use", unit="file", disable=not config().progress or len(asked) < 100):
         needed.add(file)
-        for index in read_index(log.store, file, sorted(wanted), ("steps", "frames")):
-            needed |= {place.file for place in index.steps} | {place.file for place in index.frames}
+        for index in read_index(store, file, sorted(numbers), ("steps", "frames")):
+            needed |= index.files
     return needed
 
 
@@ -109,15 +122,15 @@ def _candidates(log: DeltaLog, oldest: int) -> Iterable[tuple[str, int, float]]:
         for name, size, changed_s in log.store.walk(family):
             if not name.startswith("index/schemas/"):  # small, shared, and named by rows of every version
                 yield name, size, changed_s
-    first = min([oldest, *versions.pins(log).values()])
+    first, table = min([oldest, *versions.pins(log).values()]), list(log.store.walk("episodes"))
     checkpoints = [
         int(match[1])
-        for name, _, _ in log.store.walk(roots.LOG_FOLDER)
+        for name, _, _ in table
         if name.endswith(".checkpoint.parquet") and (match := _ENTRY.fullmatch(name.rpartition("/")[2]))
     ]
     # From this checkpoint every kept version can be read without what lies before.
     start = max((version for version in checkpoints if version <= first), default=0)
-    for name, size, changed_s in log.store.walk("episodes"):
+    for name, size, changed_s in table:
         if not name.startswith(f"{roots.LOG_FOLDER}/"):
             yield name, size, changed_s
         elif (match := _ENTRY.fullmatch(name.rpartition("/")[2])) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,16 +16,29 @@ from fogx.storage.tables.places import FramesPlace
 
 
 def checksum(values: bytes, frames: Sequence[FramesPlace]) -> bytes:
-    """Return the 16 bytes that an index row keeps of an episode.
+    """Return the 16 bytes that an index row keeps of an episode; into how many places its frames are cut does not matter.
 
     Args:
         values: What `digest` gave.
         frames: All places of its frames, in order.
     """
     total = hashlib.blake2b(values, digest_size=16)
-    for place in frames:
-        total.update(place.lengths.tobytes() + place.crc32c.tobytes())
+    for _, places in itertools.groupby(frames, key=lambda place: place.feature):
+        mine = list(places)
+        for arrays in ([place.lengths for place in mine], [place.crc32c for place in mine]):
+            total.update(np.concatenate(arrays).tobytes())
     return total.digest()
+
+
+def is_checksum(stored: bytes, values: bytes, frames: Sequence[FramesPlace]) -> bool:
+    """Return whether this is what an index row keeps of an episode; see `checksum`.
+
+    Rows of before hashed place by place, which differs where frames of one feature lie in several places.
+    """
+    by_place = hashlib.blake2b(values, digest_size=16)
+    for place in frames:
+        by_place.update(place.lengths.tobytes() + place.crc32c.tobytes())
+    return stored in (checksum(values, frames), by_place.digest())
 
 
 def digest(data: EpisodeData) -> bytes:

@@ -86,6 +86,11 @@ class IndexRow:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     stats: Mapping[str, FeatureStats] = field(default_factory=dict)
 
+    @property
+    def files(self) -> set[str]:
+        """Pointers of the data files that hold the episode."""
+        return {place.file for place in self.steps} | {place.file for place in self.frames}
+
     def frames_of(self, feature: str) -> list[FramesPlace]:
         """Return the places of one feature, in order of frame number."""
         return [place for place in self.frames if place.feature == feature]
