@@ -229,8 +229,9 @@ class Store:
                 fsync_folder(os.path.dirname(target))
                 fsync_folder(os.path.dirname(source))
             else:
-                self._remote().copy(source, target)
-                self._remote().rm_file(source)
+                with self.asking(f"moving {name}", but=_MISSING):
+                    self._remote().copy(source, target)
+                self._remove(source)
 
     def _lost(self, pointer: str) -> CorruptDataError:
         return CorruptDataError(

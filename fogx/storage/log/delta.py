@@ -126,9 +126,7 @@ class DeltaLog:
         marks = [Transaction(source, (self.table.transaction_version(source) or 0) + 1) for source in sources]
         mode = "overwrite" if overwrite else "append"
         schema = add.schema if add is not None else self.schema()
-        token = uuid.uuid4().hex
-        options = self._options(operation, episodes, token, marks)
-        with self._committing(token):
+        with self._committing(operation, episodes, marks) as options:
             self.table.create_write_transaction(actions, mode, Schema.from_arrow(schema), **options)
             self._unnamed.clear()
 
@@ -137,15 +135,12 @@ class DeltaLog:
         from deltalake import Field, Schema
 
         fields = Schema.from_arrow(pa.schema([pa.field(n, t) for n, t in columns.items()])).fields
-        token = uuid.uuid4().hex
-        with self._committing(token):
-            self.table.alter.add_columns([Field(f.name, f.type) for f in fields], **self._options("add columns", 0, token))
+        with self._committing("add columns") as options:
+            self.table.alter.add_columns([Field(f.name, f.type) for f in fields], **options)
 
     def set_properties(self, properties: Mapping[str, str], operation: str) -> None:
         """Set properties of the table in a commit; every commit that was begun before it is refused, and made again."""
-        token = uuid.uuid4().hex
-        options = self._options(operation, 0, token)
-        with self._committing(token):
+        with self._committing(operation) as options:
             self.table.alter.set_table_properties(dict(properties), raise_if_not_exists=False, **options)
 
     @property
@@ -193,13 +188,14 @@ class DeltaLog:
         self._durable = version
 
     @contextmanager
-    def _committing(self, token: str) -> Iterator[None]:
-        """Make one commit: recognise it where its answer was lost, make the log durable, and look after the log."""
+    def _committing(self, operation: str, episodes: int = 0, marks: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+        """Make one commit, with the options that it is given: recognise it where its answer was lost, make the log durable, and
+        look after the log."""
         from deltalake.exceptions import DeltaError
 
-        before = self.version
+        before, token = self.version, uuid.uuid4().hex
         try:
-            yield
+            yield self._options(operation, episodes, token, marks)
         except (DeltaError, OSError):
             if not self._was_made(token, before):
                 raise
@@ -234,7 +230,7 @@ class DeltaLog:
     def checkpoint(self) -> None:
         """Write a checkpoint, make it durable, and read it back: a torn one would close the table."""
         self.table.create_checkpoint()
-        name = f"{roots.LOG_FOLDER}/{self.version:020d}.checkpoint.parquet"
+        name = f"{roots.LOG_FOLDER}/{roots.checkpoint(self.version)}"
         data = self.store.read_small(name)
         if data is None:  # delta-rs chose a checkpoint of several parts; those are not read back
             return
@@ -283,7 +279,7 @@ class DeltaLog:
             actions.append(known)
         return actions
 
-    def _options(self, operation: str, episodes: int, token: str, marks: Sequence[Any] = ()) -> dict[str, Any]:
+    def _options(self, operation: str, episodes: int, token: str, marks: Sequence[Any]) -> dict[str, Any]:
         from deltalake import CommitProperties, PostCommitHookProperties
 
         about = {"fogx_operation": operation, "fogx_episodes": episodes, "fogx_commit": token, "userName": _user()}

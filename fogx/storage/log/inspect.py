@@ -259,7 +259,7 @@ def _note(store: Store, log: InspectedLog, good: set[int]) -> None:
             what = "The note of the newest checkpoint is lost; opening lists the log instead."
             log.findings.append(Finding("lost", name, what, "repair() writes a new checkpoint and note.", severity="notice"))
     elif noted is None or noted not in good:
-        lost = None if noted is None else f"{roots.LOG_FOLDER}/{noted:020d}.checkpoint.parquet"
+        lost = None if noted is None else f"{roots.LOG_FOLDER}/{roots.checkpoint(noted)}"
         if lost and lost not in log.aside:
             log.findings.append(Finding("lost", lost, "The newest checkpoint is not there, though the log's note names it."))
         log.aside.append(name)

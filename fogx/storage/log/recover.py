@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from fogx.storage.files.store import Store
 from fogx.storage.log.inspect import InspectedLog, TableFile, columns_of_table, rows_on_disk
 from fogx.storage.log.rows import BASE, aligned
+from fogx.storage.log.snapshot import without_rows
 from fogx.storage.tables.inspect import UNREADABLE, DamagedError, read_parquet
 
 _FROM_INDEX = ("episode_id", "schema_id", "num_steps")
@@ -68,7 +69,7 @@ def mend(store: Store, log: InspectedLog, good: Iterable[str]) -> Mended:
         if name in good:
             stale = [i for i in pool[name]["episode_id"].to_pylist() if last.get(i) != name]
             if stale:
-                kept.append(_without(pool[name], stale))
+                kept.append(without_rows(_plain(pool[name]), pa.array(stale)))
                 result.remove.append(name)
                 result.stale |= set(stale)
     live = {i for name in good if name in log.files for i in pool[name]["episode_id"].to_pylist() if last.get(i) == name}
@@ -234,11 +235,6 @@ def _columns_left(store: Store, file: TableFile, known: Collection[str]) -> pa.T
     # Where one of these was changed in the log, the others still tell that it is this file.
     agree = [len(ids) == file.rows, ids[:1] == [file.low], ids[-1:] == [file.high]]
     return table if sum(agree) >= 2 else None
-
-
-def _without(table: pa.Table, ids: Sequence[str]) -> pa.Table:
-    gone = set(ids)
-    return table.filter(pa.array([i not in gone for i in table["episode_id"].to_pylist()]))
 
 
 def _plain(table: pa.Table) -> pa.Table:

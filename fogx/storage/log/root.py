@@ -45,6 +45,11 @@ def entry(version: int) -> str:
     return f"{version:020d}.json"
 
 
+def checkpoint(version: int) -> str:
+    """Return the name of the checkpoint of a version."""
+    return f"{version:020d}.checkpoint.parquet"
+
+
 def last_checkpoint(store: Store) -> int | None:
     """Return the version of the newest checkpoint as the log's own note says, or `None` where it says nothing."""
     data = store.read_small(f"{LOG_FOLDER}/{LAST_CHECKPOINT}")
@@ -58,7 +63,7 @@ def checkpoint_before(store: Store, version: int) -> tuple[int, list[str]]:
     """Return the newest checkpoint that a version can be read from, or -1, and the names of its files. Local roots only."""
     folder = join(store.root, LOG_FOLDER)
     for number in range(version, -1, -1):
-        name = f"{number:020d}.checkpoint.parquet"
+        name = checkpoint(number)
         if os.path.exists(join(folder, name)):
             return number, [name, *([LAST_CHECKPOINT] if os.path.exists(join(folder, LAST_CHECKPOINT)) else [])]
         if not os.path.exists(join(folder, entry(number))):
@@ -113,7 +118,7 @@ def create(store: Store, name: str) -> None:
             raise StorageError(f"{store.root}: the dataset could not be created: {plain_text(error)}") from error
     table = open_table(store)
     if store.is_local:
-        fsync_files([join(store.root, LOG_FOLDER, f"{0:020d}.json"), os.path.join(store.root, "episodes")])
+        fsync_files([join(store.root, LOG_FOLDER, entry(0)), os.path.join(store.root, "episodes")])
     about = {"root_id": root_id(table), "name": table.metadata().name, "format": f"fogx storage format {READS}"}
     store.write_small("fogx.json", json.dumps(about, indent=2).encode())
 
