@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,13 +56,12 @@ def _tagger(path, notes, start, stop, column):
 
 def _merger(path, notes, start, stop):
     start.wait()
-    merged = 0
-    while not stop.is_set():
-        dataset = fox.Dataset(path)
-        if dataset.version is not None:
-            merged += dataset._roots.write.log.merge_small() > 0
-        time.sleep(0.05)
-    Path(notes).write_text(str(merged))
+    with open(notes, "w") as file:
+        while not stop.is_set():
+            dataset = fox.Dataset(path)
+            if dataset.version is not None and (files := dataset._roots.write.log.merge_small()):
+                _note(file, do="merge", files=files)
+            time.sleep(0.05)
 
 
 def _deleter(path, notes, start, stop):
@@ -100,7 +98,7 @@ def _content(info):
     return sorted(info[["episode_id", *wanted]].astype(object).where(info[["episode_id", *wanted]].notna(), None).values.tolist())
 
 
-def _run(tmp_path, processes, stop, writers):
+def _run(processes, stop, writers):
     """Start all, wait for the writers, stop the others; every process must end well."""
     for process in processes:
         process.start()
@@ -112,25 +110,25 @@ def _run(tmp_path, processes, stop, writers):
         assert process.exitcode == 0
 
 
-def _notes(folder):
-    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in folder.glob("*.jsonl")}
+def _together(tmp_path, writers, count, others):
+    """Let writers record `count` episodes each beside others; return the dataset, and what each process noted, by its name."""
+    root, notes = tmp_path / "root", tmp_path / "notes"
+    notes.mkdir()
+    start, stop = SPAWN.Barrier(writers + len(others)), SPAWN.Event()
+
+    def process(name, target, *arguments):
+        return SPAWN.Process(target=target, args=(root, notes / f"{name}.jsonl", start, *arguments), daemon=True)
+
+    recording = [process(f"writer{n}", _writer, n, count) for n in range(writers)]
+    beside = [process(name, target, stop, *more) for name, (target, *more) in others.items()]
+    _run([*recording, *beside], stop, recording)
+    noted = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in notes.glob("*.jsonl")}
+    return fox.Dataset(root), noted
 
 
 @pytest.mark.parametrize("count", [25, pytest.param(200, marks=pytest.mark.long)])
 def test_eight_writers_a_tagger_and_a_merger(tmp_path, count):
-    root, notes = tmp_path / "root", tmp_path / "notes"
-    notes.mkdir()
-    start, stop = SPAWN.Barrier(10), SPAWN.Event()
-    writers = [
-        SPAWN.Process(target=_writer, args=(root, notes / f"writer{n}.jsonl", start, n, count), daemon=True) for n in range(8)
-    ]
-    others = [
-        SPAWN.Process(target=_tagger, args=(root, notes / "tagger.jsonl", start, stop, "tag_0"), daemon=True),
-        SPAWN.Process(target=_merger, args=(root, notes / "merged.txt", start, stop), daemon=True),
-    ]
-    _run(tmp_path, [*writers, *others], stop, writers)
-    noted = _notes(notes)
-    dataset = fox.Dataset(root)
+    dataset, noted = _together(tmp_path, 8, count, {"tagger": (_tagger, "tag_0"), "merger": (_merger,)})
     info = dataset.get_episode_info()
     assert sorted(zip(info["writer"], info["number"], strict=True)) == [(w, n) for w in range(8) for n in range(count)]
     assert info["episode_id"].is_unique
@@ -150,24 +148,8 @@ def test_eight_writers_a_tagger_and_a_merger(tmp_path, count):
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.long)])
 def test_every_read_is_some_committed_version(tmp_path, count):
     """Writers, two taggers, a deleter, a merger and two readers; afterwards each note is held against the log."""
-    root, notes = tmp_path / "root", tmp_path / "notes"
-    notes.mkdir()
-    start, stop = SPAWN.Barrier(9), SPAWN.Event()
-    writers = [
-        SPAWN.Process(target=_writer, args=(root, notes / f"writer{n}.jsonl", start, n, count), daemon=True) for n in range(3)
-    ]
-    others = [
-        *(
-            SPAWN.Process(target=_tagger, args=(root, notes / f"tagger{n}.jsonl", start, stop, f"tag_{n}"), daemon=True)
-            for n in range(2)
-        ),
-        SPAWN.Process(target=_deleter, args=(root, notes / "deleter.jsonl", start, stop), daemon=True),
-        SPAWN.Process(target=_merger, args=(root, notes / "merged.txt", start, stop), daemon=True),
-        *(SPAWN.Process(target=_reader, args=(root, notes / f"reader{n}.jsonl", start, stop), daemon=True) for n in range(2)),
-    ]
-    _run(tmp_path, [*writers, *others], stop, writers)
-    noted = _notes(notes)
-    dataset = fox.Dataset(root)
+    others = {f"tagger{n}": (_tagger, f"tag_{n}") for n in range(2)} | {f"reader{n}": (_reader,) for n in range(2)}
+    dataset, noted = _together(tmp_path, 3, count, {**others, "deleter": (_deleter,), "merger": (_merger,)})
     versions = {v: _content(dataset.at(v).get_episode_info()) for v in range(dataset.version + 1)}
     reads = [note for name, lines in noted.items() if name.startswith("reader") for note in lines]
     assert len(reads) > 20
@@ -205,7 +187,7 @@ def _add_key(path, start, key):
 def test_eight_processes_that_each_add_a_key(tmp_path):
     start = SPAWN.Barrier(8)
     processes = [SPAWN.Process(target=_add_key, args=(tmp_path / "root", start, key), daemon=True) for key in range(8)]
-    _run(tmp_path, processes, SPAWN.Event(), processes)
+    _run(processes, SPAWN.Event(), processes)
     info = fox.Dataset(tmp_path / "root").get_episode_info()
     assert len(info) == 8
     for key in range(8):

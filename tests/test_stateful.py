@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-import time
 from unittest import mock
 
 import numpy as np
@@ -18,8 +17,8 @@ from fogx.storage.files import durable
 from fogx.storage.files.store import Store
 from fogx.storage.log import delta
 from fogx.storage.log.delta import DeltaLog
+from tests.ageing import make_older
 
-WEEK_S = 7 * 24 * 3600
 HANDLES = st.sampled_from("ab")
 SOME = st.lists(st.integers(0, 11), min_size=1, max_size=4)
 TAG = st.integers(0, 3) | st.sampled_from([0.5, "text"])
@@ -197,7 +196,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(name=HANDLES)
     def vacuum(self, name):
-        self._age()
+        make_older(self.path)
         self.oldest = max(self.states)
         self.handles[name].vacuum()
         self._committed()
@@ -229,7 +228,7 @@ class Model(RuleBasedStateMachine):
         elif what == "restore":
             after.append(dict(self.states[self._kept()[0]]))
         elif what == "vacuum":
-            self._age()
+            make_older(self.path)
             self.oldest = max(self.states)
         known = set(self.newest)
         patches = crash_at(point)
@@ -286,12 +285,6 @@ class Model(RuleBasedStateMachine):
         oldest = delta_oldest(self.path)
         assert oldest <= self.oldest
         return [v for v in sorted(self.states) if v >= oldest or v in self.pins.values()]
-
-    def _age(self):
-        then = time.time() - WEEK_S - 60
-        for path, _, names in os.walk(self.path):
-            for name in names:
-                os.utime(os.path.join(path, name), (then, then))
 
 
 def delta_oldest(path):

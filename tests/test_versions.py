@@ -10,8 +10,7 @@ import pytest
 
 import fogx as fox
 from fogx.errors import CorruptDataError, ReadOnlyError, UnknownNameError
-
-WEEK_S = 7 * 24 * 3600
+from tests.ageing import make_older
 
 
 def _record(dataset, value):
@@ -24,13 +23,6 @@ def _record(dataset, value):
 
 def _values(dataset):
     return [(view["state"][0, 0], view["view"].shape) for view in dataset]
-
-
-def _age(folder, seconds):
-    then = time.time() - seconds
-    for path, _, names in os.walk(folder):
-        for name in names:
-            os.utime(os.path.join(path, name), (then, then))
 
 
 @pytest.fixture
@@ -108,7 +100,7 @@ def test_a_pinned_version_reads_after_everything_was_vacuumed(dataset):
     with open(os.path.join(dataset.path, orphan), "wb") as file:
         file.write(b"left by a killed process")
     assert len(dataset.vacuum()) == 0, "all of it is of the last week"
-    _age(dataset.path, WEEK_S + 60)
+    make_older(dataset.path)
     _record(dataset, 9)
     removed = dataset.vacuum(dry_run=True)
     assert set(removed["file"].str.split("/").str[0]) >= {"index", "steps", "frames"}
@@ -130,7 +122,7 @@ def test_a_pinned_version_reads_after_everything_was_vacuumed(dataset):
 
 def test_a_damaged_kept_version_stops_vacuum(dataset):
     lost = dataset._roots.write.rows["index_file"][0].as_py()
-    _age(dataset.path, WEEK_S + 60)
+    make_older(dataset.path)
     os.unlink(os.path.join(dataset.path, lost))
     before = sorted(os.walk(dataset.path))
     with pytest.raises(CorruptDataError, match=lost):

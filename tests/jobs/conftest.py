@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +50,7 @@ def copy(root: Path, to: Path) -> Path:
     return Path(shutil.copytree(root, to))
 
 
-def users(root: Path) -> dict[str, set[str]]:
+def users_of(root: Path) -> dict[str, set[str]]:
     """Return file → episodes whose rows or values lie in it."""
     from fogx.storage.tables.index import read_index, schema_name
 
@@ -65,7 +66,7 @@ def users(root: Path) -> dict[str, set[str]]:
     return found
 
 
-def content(root: Path) -> dict[str, Any]:
+def content_of(root: Path) -> dict[str, Any]:
     """Return all that a user can read of the newest version."""
     dataset = fox.Dataset(root)
     rows = dataset.get_episode_info()
@@ -85,10 +86,29 @@ def content(root: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def damaged() -> SimpleNamespace:
     """What can be done with a root: `make`, `record`, `copy`, `users`, `content`."""
-    return SimpleNamespace(make=make, record=record, copy=copy, users=users, content=content)
+    return SimpleNamespace(make=make, record=record, copy=copy, users=users_of, content=content_of)
 
 
 @pytest.fixture(scope="session")
 def sound_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound root; copy it."""
     return make(tmp_path_factory.mktemp("sound") / "lab")
+
+
+@pytest.fixture(scope="session")
+def want(sound_root: Path) -> dict[str, Any]:
+    """What a user can read of the sound root."""
+    return content_of(sound_root)
+
+
+@pytest.fixture(scope="session")
+def users(sound_root: Path) -> dict[str, set[str]]:
+    """File of the sound root → episodes whose rows or values lie in it."""
+    return users_of(sound_root)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet() -> Iterator[None]:
+    fox.config(progress=False)
+    yield
+    fox.config(progress=True)

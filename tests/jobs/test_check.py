@@ -1,7 +1,6 @@
 """Damage of every kind to every file is named, with the episodes that it hurts."""
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,45 +12,23 @@ from fogx.jobs.check import COLUMNS, KINDS
 from fogx.storage.log.root import LOG_FOLDER, entry
 
 
-@pytest.fixture(scope="module")
-def base(sound_root) -> Path:
-    return sound_root
-
-
-@pytest.fixture(scope="module")
-def users(damaged, base):
-    return damaged.users(base)
-
-
-@pytest.fixture(scope="module")
-def want(damaged, base):
-    return damaged.content(base)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quiet():
-    fox.config(progress=False)
-    yield
-    fox.config(progress=True)
-
-
 def _ids(found, file):
     assert set(found["kind"]) <= set(KINDS)
     return {i for ids in found[found["file"] == file]["episode_ids"] for i in ids}
 
 
-def _log(base):
-    return sorted(name for name in os.listdir(base / LOG_FOLDER))
+def _log(sound_root):
+    return sorted(name for name in os.listdir(sound_root / LOG_FOLDER))
 
 
-def test_a_sound_root_has_no_findings(base, shipped_data):
-    for root in (base, shipped_data / "format-1"):
+def test_a_sound_root_has_no_findings(sound_root, shipped_data):
+    for root in (sound_root, shipped_data / "format-1"):
         for deep in (False, True):
             found = fox.check(root, deep=deep)
             assert list(found.columns) == list(COLUMNS)
             assert found.empty
-    assert fox.Dataset(base).check(deep=True).empty
-    assert fox.Dataset(base, read_only=True).check().empty
+    assert fox.Dataset(sound_root).check(deep=True).empty
+    assert fox.Dataset(sound_root, read_only=True).check().empty
 
 
 def test_a_folder_without_a_dataset_is_an_error(tmp_path):
@@ -60,11 +37,11 @@ def test_a_folder_without_a_dataset_is_an_error(tmp_path):
 
 
 @given(data=st.data())
-def test_a_data_file_cut_anywhere_is_named_with_its_episodes(damaged, base, users, tmp_path_factory, data):
+def test_a_data_file_cut_anywhere_is_named_with_its_episodes(damaged, sound_root, users, tmp_path_factory, data):
     file = data.draw(st.sampled_from(sorted(users)))
-    whole = (base / file).read_bytes()
+    whole = (sound_root / file).read_bytes()
     cut = data.draw(st.integers(0, len(whole) - 1))
-    root = damaged.copy(base, tmp_path_factory.getbasetemp() / "cut")
+    root = damaged.copy(sound_root, tmp_path_factory.getbasetemp() / "cut")
     (root / file).write_bytes(whole[:cut])
     found = fox.check(root)
     assert _ids(found, file) == users[file]
@@ -72,9 +49,9 @@ def test_a_data_file_cut_anywhere_is_named_with_its_episodes(damaged, base, user
     assert set(found["file"]) == {file}
 
 
-def test_a_lost_data_file_is_named_with_its_episodes(damaged, base, users, tmp_path):
+def test_a_lost_data_file_is_named_with_its_episodes(damaged, sound_root, users, tmp_path):
     for file, ids in users.items():
-        root = damaged.copy(base, tmp_path / "lost")
+        root = damaged.copy(sound_root, tmp_path / "lost")
         (root / file).unlink()
         found = fox.check(root)
         assert found[["kind", "file", "episodes"]].values.tolist() == [["lost", file, len(ids)]]
@@ -82,14 +59,14 @@ def test_a_lost_data_file_is_named_with_its_episodes(damaged, base, users, tmp_p
 
 
 @given(data=st.data())
-def test_a_log_file_cut_anywhere_is_named(damaged, base, tmp_path_factory, data):
-    name = data.draw(st.sampled_from(_log(base)))
-    file = base / LOG_FOLDER / name
+def test_a_log_file_cut_anywhere_is_named(damaged, sound_root, tmp_path_factory, data):
+    name = data.draw(st.sampled_from(_log(sound_root)))
+    file = sound_root / LOG_FOLDER / name
     whole = file.read_bytes()
     breaks = [i + after for i, c in enumerate(whole) if c == 10 for after in (0, 1)] or [0]
     cut = data.draw(st.integers(0, len(whole.rstrip()) - 1) | st.sampled_from(breaks))
-    (checkpoint,) = [name for name in _log(base) if "checkpoint.parquet" in name]
-    root = damaged.copy(base, tmp_path_factory.getbasetemp() / "log")
+    (checkpoint,) = [name for name in _log(sound_root) if "checkpoint.parquet" in name]
+    root = damaged.copy(sound_root, tmp_path_factory.getbasetemp() / "log")
     (root / LOG_FOLDER / name).write_bytes(whole[:cut])
     if len(whole[:cut].split()) == len(whole.split()) and name == "_last_checkpoint":
         return  # only the end of the line is gone
@@ -99,12 +76,12 @@ def test_a_log_file_cut_anywhere_is_named(damaged, base, tmp_path_factory, data)
     assert f"{LOG_FOLDER}/{name}" in bad or (cut in breaks and f"{LOG_FOLDER}/{checkpoint}" in bad)
 
 
-def test_empty_and_lost_entries(damaged, base, tmp_path):
+def test_empty_and_lost_entries(damaged, sound_root, tmp_path):
     """Of a lost newest entry there is no trace; all others are found, and are notices where a checkpoint follows."""
-    newest = max(name for name in _log(base) if name.endswith(".json"))
-    checkpoint = next(int(name[:20]) for name in _log(base) if "checkpoint.parquet" in name)
-    for name in [name for name in _log(base) if name.endswith(".json")]:
-        root = damaged.copy(base, tmp_path / "entry")
+    newest = max(name for name in _log(sound_root) if name.endswith(".json"))
+    checkpoint = next(int(name[:20]) for name in _log(sound_root) if "checkpoint.parquet" in name)
+    for name in [name for name in _log(sound_root) if name.endswith(".json")]:
+        root = damaged.copy(sound_root, tmp_path / "entry")
         (root / LOG_FOLDER / name).write_bytes(b"")
         found = fox.check(root)
         assert ["damage", "empty log entry", f"{LOG_FOLDER}/{name}"] in found[["severity", "kind", "file"]].values.tolist()
@@ -117,8 +94,8 @@ def test_empty_and_lost_entries(damaged, base, tmp_path):
             assert [severity, "log gap", f"{LOG_FOLDER}/{name}"] in found[["severity", "kind", "file"]].values.tolist()
 
 
-def test_episodes_that_only_a_lost_entry_named(damaged, base, tmp_path):
-    root = damaged.copy(base, tmp_path / "root")
+def test_episodes_that_only_a_lost_entry_named(damaged, sound_root, tmp_path):
+    root = damaged.copy(sound_root, tmp_path / "root")
     dataset = fox.Dataset(root)
     info = dataset.get_episode_info()
     last = damaged.record(dataset, 9)
@@ -133,28 +110,28 @@ def test_episodes_that_only_a_lost_entry_named(damaged, base, tmp_path):
     assert _ids(fox.check(root), f"{LOG_FOLDER}/{name}") == {last}
 
 
-def test_a_lost_checkpoint_and_its_note(damaged, base, tmp_path):
-    root = damaged.copy(base, tmp_path / "root")
-    (name,) = [name for name in _log(base) if "checkpoint.parquet" in name]
+def test_a_lost_checkpoint_and_its_note(damaged, sound_root, tmp_path):
+    root = damaged.copy(sound_root, tmp_path / "root")
+    (name,) = [name for name in _log(sound_root) if "checkpoint.parquet" in name]
     (root / LOG_FOLDER / name).unlink()
     found = fox.check(root)
     assert set(found["file"]) == {f"{LOG_FOLDER}/{name}", f"{LOG_FOLDER}/_last_checkpoint"}
     (root / LOG_FOLDER / "_last_checkpoint").unlink()
     assert fox.check(root).empty
-    root = damaged.copy(base, tmp_path / "root")
+    root = damaged.copy(sound_root, tmp_path / "root")
     (root / LOG_FOLDER / "_last_checkpoint").unlink()
     assert fox.check(root)[["severity", "kind"]].values.tolist() == [["notice", "lost"]]
 
 
-def test_swapped_files_are_named(damaged, base, users, tmp_path):
+def test_swapped_files_are_named(damaged, sound_root, users, tmp_path):
     swapped = 0
     for first in users:
         for second in users:
             if first >= second or first.split("/")[0] != second.split("/")[0] or "schemas" in first + second:
                 continue
-            root = damaged.copy(base, tmp_path / "swap")
-            (root / first).write_bytes((base / second).read_bytes())
-            (root / second).write_bytes((base / first).read_bytes())
+            root = damaged.copy(sound_root, tmp_path / "swap")
+            (root / first).write_bytes((sound_root / second).read_bytes())
+            (root / second).write_bytes((sound_root / first).read_bytes())
             found = fox.check(root)
             assert {first, second} <= set(found["file"]), (first, second)
             assert _ids(found, first) == users[first]
@@ -163,12 +140,12 @@ def test_swapped_files_are_named(damaged, base, users, tmp_path):
 
 
 @given(data=st.data())
-def test_a_flipped_bit_is_named_or_changes_nothing(damaged, base, users, want, tmp_path_factory, data):
+def test_a_flipped_bit_is_named_or_changes_nothing(damaged, sound_root, users, want, tmp_path_factory, data):
     """What goes unnoticed are texts that nobody reads, such as who wrote a file."""
-    file = data.draw(st.sampled_from(sorted({*users, *(f"{LOG_FOLDER}/{name}" for name in _log(base))})))
-    whole = bytearray((base / file).read_bytes())
+    file = data.draw(st.sampled_from(sorted({*users, *(f"{LOG_FOLDER}/{name}" for name in _log(sound_root))})))
+    whole = bytearray((sound_root / file).read_bytes())
     whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    root = damaged.copy(base, tmp_path_factory.getbasetemp() / "flip")
+    root = damaged.copy(sound_root, tmp_path_factory.getbasetemp() / "flip")
     (root / file).write_bytes(whole)
     found = fox.check(root, deep=True)
     if found.empty:
@@ -177,9 +154,9 @@ def test_a_flipped_bit_is_named_or_changes_nothing(damaged, base, users, want, t
         assert _ids(found, file) <= users[file]
 
 
-def test_a_flipped_frame_is_named_with_its_episode_alone(damaged, base, users, tmp_path):
-    root = damaged.copy(base, tmp_path / "root")
-    view = next(view for view in fox.Dataset(base).episodes if view.dataset != "lab")
+def test_a_flipped_frame_is_named_with_its_episode_alone(damaged, sound_root, users, tmp_path):
+    root = damaged.copy(sound_root, tmp_path / "root")
+    view = next(view for view in fox.Dataset(sound_root).episodes if view.dataset != "lab")
     name = next(name for name, feature in view.schema.items() if feature.in_frames)
     blob = view.encoded(name)[3]
     file = next(file for file in users if file.startswith("frames/") and view.episode_id in users[file])

@@ -1,7 +1,6 @@
 """Packing: files change, episodes do not; nothing is seen twice; what others do meanwhile stays."""
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import fogx as fox
 from fogx.errors import CorruptDataError, SelectionError
 from fogx.jobs import compact as job
 from fogx.storage.tables import frames
+from tests.ageing import make_older
 
 
 def _record(dataset, n, **metadata):
@@ -42,7 +42,6 @@ def _cut(dataset):
 
 @pytest.fixture
 def dataset(tmp_path):
-    fox.config(progress=False)
     dataset = fox.Dataset(tmp_path / "root")
     for n in range(6):
         _record(dataset, n, robot="left" if n % 2 else "right", matrix=np.eye(2) * n)
@@ -96,10 +95,7 @@ def test_the_old_files_go_with_vacuum(dataset):
     before = _content(dataset)
     old = _files(dataset, "frames")
     dataset.compact()
-    then = time.time() - 8 * 24 * 3600
-    for path, _, names in os.walk(dataset.path):
-        for name in names:
-            os.utime(os.path.join(path, name), (then, then))
+    make_older(dataset.path)
     removed = dataset.vacuum()["file"].tolist()
     assert set(old) <= set(removed)
     assert _content(fox.Dataset(dataset.path)) == before

@@ -19,23 +19,6 @@ from fogx.storage.log.delta import DeltaLog
 from fogx.storage.log.root import LOG_FOLDER, entry
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet():
-    fox.config(progress=False)
-    yield
-    fox.config(progress=True)
-
-
-@pytest.fixture(scope="module")
-def want(damaged, sound_root):
-    return damaged.content(sound_root)
-
-
-@pytest.fixture(scope="module")
-def users(damaged, sound_root):
-    return damaged.users(sound_root)
-
-
 def _tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).digest() for p in root.rglob("*") if p.is_file()}
 

@@ -12,6 +12,7 @@ from fogx.storage.files.store import Store
 from fogx.storage.log import delta, root, versions
 from fogx.storage.log.commit import EpisodeLog
 from fogx.storage.log.rows import BASE
+from tests.ageing import make_older
 
 
 def _row(**metadata):
@@ -75,17 +76,6 @@ def test_pins(log):
         log.pin("late", 99)
 
 
-def _age(folder, seconds):
-    """Make every file older; what is changed later stays new."""
-    then = time.time() - seconds
-    for path, _, names in os.walk(folder):
-        for name in names:
-            os.utime(os.path.join(path, name), (then, then))
-
-
-WEEK_S = 7 * 24 * 3600
-
-
 def test_vacuum_leaves_the_last_week_and_pins(log, tmp_path, monkeypatch):
     # Rows of this test name no index files; that part has its own test, with real episodes.
     monkeypatch.setattr("fogx.storage.log.vacuum.read_index", lambda *_: [])
@@ -95,7 +85,7 @@ def test_vacuum_leaves_the_last_week_and_pins(log, tmp_path, monkeypatch):
         log.edit({"n": {first: n}}, operation="tag")
     log.pin("kept", 6)
     wanted = {version: _rows(log, version) for version in (6, log.version)}
-    _age(tmp_path, WEEK_S + 60)
+    make_older(tmp_path)
     old = log.version
     log.edit({"n": {first: 99}}, operation="tag")
     plan = log.vacuum(dry_run=True)
@@ -117,7 +107,7 @@ def test_vacuum_leaves_the_last_week_and_pins(log, tmp_path, monkeypatch):
         with pytest.raises(UnknownNameError, match="kept"):
             log.pin("late", gone)
     log.pin("kept", None)
-    _age(tmp_path, WEEK_S + 60)
+    make_older(tmp_path)
     assert log.vacuum()
     with pytest.raises(UnknownNameError):
         log.restore(6)
