@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import pyarrow as pa
 
-from fogx.errors import CorruptDataError, StorageError, missing_extra
-from fogx.storage.files.durable import fsync_files, make_folders, write_whole
+from fogx.errors import CorruptDataError, FogxError, StorageError, in_one_line, missing_extra
+from fogx.storage.files.durable import fsync_files, make_folders, settle, write_whole
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import canonical_root, check_inside, check_pointer, is_url, join, open_regular
 
@@ -55,6 +55,26 @@ class Store:
         for pointer in pointers:
             with suppress(OSError):
                 os.unlink(self.path(pointer)) if self.is_local else self._remote().rm_file(self.path(pointer))
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Turn the refusal of a disk or an object store into an error that says what to do.
+
+        Args:
+            what: What is being written, of which nothing is visible before a later commit.
+
+        Raises:
+            StorageError: Names the root and the reason.
+        """
+        try:
+            yield
+        except FogxError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"{self.root}: {what} could not be written: {in_one_line(error)}. Nothing of it is visible. When there is space and the "
+                "storage answers, the same call can be made again; it is not done twice."
+            ) from error
 
     def sync(self, pointers: Iterable[str]) -> None:
         """Make closed data files durable. Object stores acknowledge only durable writes, so there it does nothing."""
@@ -120,6 +140,11 @@ class Store:
         else:
             self._remote().pipe_file(path, data)
 
+    def settle(self, name: str) -> None:
+        """Make the name of a small file that is there durable: another process may have written it and died."""
+        if self.is_local:
+            settle(join(self.root, name))
+
     def sizes(self, folder: str) -> dict[str, int]:
         """Return name → bytes of the files directly in a folder; empty where there is no such folder."""
         path = join(self.root, folder)
@@ -132,11 +157,13 @@ class Store:
         except FileNotFoundError:
             return {}
 
-    def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
-        """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder."""
-        top = join(self.root, folder)
+    def walk(self, folder: str, *, deep: bool = True) -> Iterator[tuple[str, int, float]]:
+        """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder, or in it."""
+        top = join(self.root, *filter(None, [folder]))
         if self.is_local:
-            for path, _, names in os.walk(top):
+            for path, folders, names in os.walk(top):
+                if not deep:
+                    folders.clear()
                 for name in names:
                     full = os.path.join(path, name)
                     with suppress(FileNotFoundError):
@@ -144,7 +171,7 @@ class Store:
                         yield os.path.relpath(full, self.root).replace(os.sep, "/"), about.st_size, about.st_mtime
             return
         bare = self.root.split("://", 1)[1]
-        for path, about in self._remote().find(top, detail=True, refresh=True).items():
+        for path, about in self._remote().find(top, maxdepth=None if deep else 1, detail=True, refresh=True).items():
             yield path[len(bare) + 1 :], about["size"], about["LastModified"].timestamp()
 
     def now_s(self) -> float:
