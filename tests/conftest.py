@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -102,3 +103,13 @@ def s3_server(fake_s3_process: FakeS3, monkeypatch: pytest.MonkeyPatch) -> FakeS
         monkeypatch.setenv(name, value)
     fake_s3_process.reset()
     return fake_s3_process
+
+
+@pytest.fixture(scope="session")
+def strace() -> None:
+    """Skip without strace; where tests run for everybody it must be there."""
+    if sys.platform != "linux":
+        pytest.skip("strace is Linux's")
+    if shutil.which("strace") is None:
+        message = "needs strace: apt-get install strace"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)

@@ -280,8 +280,6 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
 
 def _traced(tmp_path, script):
     """Run a script under strace and return its fsyncs, renames, links and opens-for-writing, in order, with paths."""
-    if shutil.which("strace") is None:
-        pytest.skip("needs strace")
     trace = tmp_path / "trace"
     calls = "trace=fsync,fdatasync,rename,renameat,renameat2,link,linkat,openat,write"
     command = ["strace", "-f", "-y", "-s", "0", "-e", calls, "-o", str(trace), sys.executable, "-c", textwrap.dedent(script)]
@@ -289,7 +287,7 @@ def _traced(tmp_path, script):
     return trace.read_text().splitlines()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+@pytest.mark.usefixtures("strace")
 def test_a_commit_is_synced_before_it_is_acknowledged(tmp_path):
     lines = _traced(
         tmp_path,
@@ -323,7 +321,7 @@ def test_a_commit_is_synced_before_it_is_acknowledged(tmp_path):
     assert str(log) in after
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+@pytest.mark.usefixtures("strace")
 def test_opening_syncs_nothing_and_reads_no_data_file(tmp_path):
     lines = _traced(
         tmp_path,
