@@ -382,8 +382,8 @@ def _edits(
     for i, before, extra in zip(names, extras, fitted.extra, strict=True):
         kept = {k: v for k, v in extra_values(before).items() if k not in changes or i not in changes[k]} if before else {}
         after.append(extra_text({**kept, **extra}))
-    if any(new != old for new, old in zip(after, extras, strict=True)):
-        columns["_extra"] = pa.array(after, pa.string()), pa.array([True] * len(after))
+    # Also where it is what the newest version holds: the rows of this handle may be older.
+    columns["_extra"] = pa.array(after, pa.string()), pa.array([True] * len(after))
     return Edits(ids, columns)
 
 
