@@ -7,6 +7,7 @@ work. A message says where, what was found, what was allowed, how many are affec
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -116,6 +117,13 @@ def listing(names: Iterable[object], *, most: int = 12) -> str:
         return "none"
     tail = f", … ({len(items) - most} more)" if len(items) > most else ""
     return ", ".join(items[:most]) + tail
+
+
+def in_one_line(error: BaseException, most: int = 300) -> str:
+    """Return what an error says and why, without the colours and the stack of native code that some libraries add."""
+    lines = [" ".join(re.sub(r"\x1b\[[0-9;]*m", "", line).strip(" ↳").split()) for line in str(error).splitlines()]
+    text = ": ".join(line for line in lines if line and not re.match(r"\d+: ", line))
+    return (text if len(text) <= most else text[:most] + "…") or type(error).__name__
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:

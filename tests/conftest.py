@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +57,13 @@ def s3_server(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server
         monkeypatch.setenv(name, value)
     s3_process.reset()
     return s3_process
+
+
+@pytest.fixture(scope="session")
+def strace() -> None:
+    """Skip without strace; where tests run for everybody it must be there."""
+    if sys.platform != "linux":
+        pytest.skip("strace is Linux's")
+    if shutil.which("strace") is None:
+        message = "needs strace: apt-get install strace"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)

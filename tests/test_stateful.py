@@ -15,7 +15,7 @@ import fogx as fox
 from fogx.errors import ConflictError, EpisodeNotFoundError, UnknownNameError
 from fogx.storage.files import durable
 from fogx.storage.files.store import Store
-from fogx.storage.log import delta
+from fogx.storage.log import delta, root
 from fogx.storage.log.delta import DeltaLog
 from tests.ageing import make_older
 
@@ -26,7 +26,7 @@ TAG = st.integers(0, 3) | st.sampled_from([0.5, "text"])
 SEAMS = [
     (Store, "create"), (Store, "sync"), (Store, "write_small"), (Store, "unlink"),
     (DeltaLog, "sync"), (DeltaLog, "update"), (DeltaLog, "merge_small"), (DeltaLog, "checkpoint"),
-    (durable, "write_whole"), (delta, "fsync_files"),
+    (durable, "write_whole"), (delta, "write_whole"), (root, "fsync_files"),
 ]  # fmt: skip
 
 

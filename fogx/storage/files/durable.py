@@ -6,6 +6,9 @@ import os
 import uuid
 from collections.abc import Iterable
 
+_settled: set[str] = set()
+"""Names that this process made durable, or found and then made durable."""
+
 
 def fsync_file(path: str) -> None:
     """Flush a file's bytes and length to the disk."""
@@ -31,15 +34,28 @@ def fsync_files(paths: Iterable[str]) -> None:
         fsync_folder(folder)
 
 
+def settle(path: str) -> None:
+    """Make the name of a file or folder that is there durable, once a process: who made it may have died before it was."""
+    if path not in _settled:
+        fsync_folder(os.path.dirname(path))
+        _settled.add(path)
+
+
 def make_folders(path: str) -> None:
-    """Create a folder and its parents durably."""
-    missing = []
-    while path and not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for folder in reversed(missing):
-        os.makedirs(folder, exist_ok=True)
-        fsync_folder(os.path.dirname(folder))
+    """Create a folder and its parents durably; those that are there are made durable too, as far up as one may write."""
+    if path in _settled and os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent != path:
+        if not os.path.isdir(path):
+            make_folders(parent)
+            os.makedirs(path, exist_ok=True)
+            _settled.discard(path)
+        elif os.access(parent, os.W_OK):
+            make_folders(parent)
+        else:
+            return
+        settle(path)
 
 
 def write_whole(path: str, data: bytes) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from fogx.errors import FogxError, StorageError
+from fogx.errors import FogxError, StorageError, in_one_line
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import is_url
 
@@ -23,12 +22,6 @@ _HINTS = {
     "FileNotFoundError": "The bucket is not there; create it first, or check the spelling.",
 }
 """What to do, by the name of an error or of one of its bases."""
-
-
-def plain_text(error: BaseException, most: int = 300) -> str:
-    """Return the message of another library's error as one line without colours; its type where it has no message."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-    return (text if len(text) <= most else text[:most] + "…") or type(error).__name__
 
 
 @contextmanager
@@ -50,7 +43,7 @@ def asking(root: str, options: StorageOptions, what: str, *, but: tuple[type[Exc
             raise
         hints = [_HINTS[base.__name__] for base in type(error).__mro__ if base.__name__ in _HINTS and is_url(root)]
         hint = hints[0] if hints else "Nothing was changed by it; try again when the store answers."
-        raise StorageError(f"{root}: {what} failed: {options.hide(plain_text(error)).rstrip('.')}. {hint}") from error
+        raise StorageError(f"{root}: {what} failed: {options.hide(in_one_line(error)).rstrip('.')}. {hint}") from error
 
 
 class RemoteFile:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from fogx.errors import CorruptDataError, StorageError, missing_extra
-from fogx.storage.files.durable import fsync_files, fsync_folder, make_folders, write_whole
+from fogx.errors import CorruptDataError, FogxError, StorageError, in_one_line, missing_extra
+from fogx.storage.files.durable import fsync_files, fsync_folder, make_folders, settle, write_whole
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import canonical_root, check_inside, check_pointer, is_url, join, open_regular
 from fogx.storage.files.remote import RemoteFile, asking
@@ -70,6 +70,26 @@ class Store:
                 continue
             except OSError:
                 return  # what fails for one, after its retries, fails for all
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Turn the refusal of a disk or an object store into an error that says what to do.
+
+        Args:
+            what: What is being written, of which nothing is visible before a later commit.
+
+        Raises:
+            StorageError: Names the root and the reason.
+        """
+        try:
+            yield
+        except FogxError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"{self.root}: {what} could not be written: {in_one_line(error)}. Nothing of it is visible. When there is space and the "
+                "storage answers, the same call can be made again; it is not done twice."
+            ) from error
 
     def sync(self, pointers: Iterable[str]) -> None:
         """Make closed data files durable. Object stores acknowledge only durable writes, so there it does nothing."""
@@ -157,6 +177,11 @@ class Store:
                 return False
         return True
 
+    def settle(self, name: str) -> None:
+        """Make the name of a small file that is there durable: another process may have written it and died."""
+        if self.is_local:
+            settle(join(self.root, name))
+
     def sizes(self, folder: str) -> dict[str, int]:
         """Return name → bytes of the files directly in a folder; empty where there is no such folder."""
         path = join(self.root, folder)
@@ -170,11 +195,13 @@ class Store:
         except FileNotFoundError:
             return {}
 
-    def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
-        """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder."""
-        top = join(self.root, folder)
+    def walk(self, folder: str, *, deep: bool = True) -> Iterator[tuple[str, int, float]]:
+        """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder, or in it."""
+        top = join(self.root, *filter(None, [folder]))
         if self.is_local:
-            for path, _, names in os.walk(top):
+            for path, folders, names in os.walk(top):
+                if not deep:
+                    folders.clear()
                 for name in names:
                     full = os.path.join(path, name)
                     with suppress(FileNotFoundError):
@@ -183,7 +210,7 @@ class Store:
             return
         bare = self.root.split("://", 1)[1]
         with self.asking(f"listing {folder or 'the root'}"):
-            found = self._remote().find(top, detail=True, refresh=True)
+            found = self._remote().find(top, maxdepth=None if deep else 1, detail=True, refresh=True)
         for path, about in found.items():
             yield path[len(bare) + 1 :], about["size"], about["LastModified"].timestamp()
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tenacity
 
-from fogx.errors import ConflictError, EpisodeNotFoundError, FogxError, StorageError, listing
+from fogx.errors import ConflictError, EpisodeNotFoundError, FogxError, StorageError, in_one_line, listing
 from fogx.storage.files.stopwatch import Stopwatch
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
@@ -69,6 +69,7 @@ class EpisodeLog:
         """Return the `source_key`s of the newest version, without moving to it."""
         with self._lock:
             self.delta.update()
+            self.delta.sync()  # what is there already counts as saved
             return frozenset(self.delta.snapshot().rows["source_key"].to_pylist()) - {None}
 
     def append(
@@ -100,7 +101,6 @@ class EpisodeLog:
             # Ids that are there already came through a commit whose answer was lost, or whose last step failed.
             mine = latest.of(ids)
             if mine.num_rows:
-                self.delta.sync()
                 self.rows = with_rows(self.rows, mine)
             there = mine["episode_id"].to_pylist()
             known = latest.values_in("source_key", keys) if keys else set()
@@ -335,6 +335,7 @@ class EpisodeLog:
                     self._settled = False
                     roots.check_writable(self.store, self.delta.table)
                     result = attempt()
+                    self.delta.sync()  # also where there was nothing left to do, as after a call that was killed
                     self._settled = True
                     return result
                 except CommitFailedError:
@@ -343,7 +344,8 @@ class EpisodeLog:
                     if isinstance(error, FogxError):
                         raise
                     raise StorageError(
-                        f"{self.store.root}: {operation} could not be committed: {error}. It can be tried again; it is not done twice."
+                        f"{self.store.root}: {operation} could not be committed: {in_one_line(error)}. It can be "
+                        "tried again; it is not done twice."
                     ) from error
         raise AssertionError("unreachable")
 
@@ -381,8 +383,8 @@ def _edits(
     for i, before, extra in zip(names, extras, fitted.extra, strict=True):
         kept = {k: v for k, v in extra_values(before).items() if k not in changes or i not in changes[k]} if before else {}
         after.append(extra_text({**kept, **extra}))
-    if any(new != old for new, old in zip(after, extras, strict=True)):
-        columns["_extra"] = pa.array(after, pa.string()), pa.array([True] * len(after))
+    # Also where it is what the newest version holds: the rows of this handle may be older.
+    columns["_extra"] = pa.array(after, pa.string()), pa.array([True] * len(after))
     return Edits(ids, columns)
 
 

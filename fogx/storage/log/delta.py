@@ -8,10 +8,13 @@ import json
 import logging
 import math
 import os
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, FogxError, StorageError, listing
-from fogx.storage.files.durable import fsync_files
+from fogx.storage.files.durable import write_whole
 from fogx.storage.files.paths import join
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
@@ -170,20 +173,20 @@ class DeltaLog:
 
         Files that the entries name were synced before the commits that name them.
         """
-        version = self.version
-        if self.store.is_local:
-            if self._in_doubt:
-                # Once an fsync failed the kernel may call the next one good though the bytes are lost. A checkpoint is written
-                # anew and makes the entries before it unnecessary.
-                self.checkpoint()
-            if self._durable is None:
+        version, doubt = self.version, self._log_path(roots.IN_DOUBT)
+        if self.store.is_local and (self._in_doubt or os.path.exists(doubt)):
+            # What cannot be trusted is made unimportant: a checkpoint is written anew and needs no entry before it.
+            self.checkpoint()
+            self._in_doubt = False
+            with suppress(FileNotFoundError):
+                os.unlink(doubt)
+        elif self.store.is_local and self._durable != version:
+            durable, names = self._durable, list[str]()
+            if durable is None:
                 # What a checkpoint stands for was durable before it was written.
-                self._durable, kept = roots.checkpoint_before(self.store, version)
-                fsync_files(join(self.store.root, roots.LOG_FOLDER, name) for name in kept)
-            entries = [roots.entry(number) for number in range(self._durable + 1, version + 1)]
-            paths = [join(self.store.root, roots.LOG_FOLDER, name) for name in entries]
+                durable, names = roots.checkpoint_before(self.store, version)
             self._in_doubt = True
-            fsync_files(path for path in paths if os.path.exists(path))
+            roots.sync_log(self.store, [*names, *(roots.entry(number) for number in range(durable + 1, version + 1))])
             self._in_doubt = False
         self._durable = version
 
@@ -228,19 +231,39 @@ class DeltaLog:
             logger.warning("%s: the checkpoint of version %d failed and was left out: %s", self.store.root, self.version, error)
 
     def checkpoint(self) -> None:
-        """Write a checkpoint, make it durable, and read it back: a torn one would close the table."""
-        self.table.create_checkpoint()
-        name = f"{roots.LOG_FOLDER}/{roots.checkpoint(self.version)}"
-        data = self.store.read_small(name)
-        if data is None:  # delta-rs chose a checkpoint of several parts; those are not read back
+        """Write a checkpoint that is whole and durable before anything names it: a torn or a lost one would close the table.
+
+        Object stores put files whole. Elsewhere delta-rs would write in place and sync nothing, so it works on a copy of the
+        newest log entries.
+        """
+        from deltalake import DeltaTable
+
+        if not self.store.is_local:
+            self.table.create_checkpoint()
+            name = f"{roots.LOG_FOLDER}/{roots.checkpoint(self.version)}"
+            if data := self.store.read_small(name):  # else delta-rs chose several parts
+                _check_parquet(name, data)
             return
-        try:
-            pq.read_table(pa.BufferReader(data), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"{name} was written damaged: {error}") from error
-        if self.store.is_local:
-            last = join(self.store.root, roots.LOG_FOLDER, roots.LAST_CHECKPOINT)
-            fsync_files([join(self.store.root, name), last])
+        number, names = roots.checkpoint_before(self.store, self.version)
+        copied = [*names[:1], *(roots.entry(n) for n in range(number + 1, self.version + 1))]
+        with tempfile.TemporaryDirectory(dir=roots.table_uri(self.store), suffix=".tmp") as scratch:
+            copy = join(scratch, "_delta_log")
+            os.mkdir(copy)
+            for name in copied:
+                shutil.copyfile(self._log_path(name), join(copy, name))
+            table = DeltaTable(scratch)
+            if _content(table) != _content(self.table):
+                raise StorageError(f"{self.store.root}: the log on disk is no longer what was committed. Open the dataset again.")
+            table.create_checkpoint()
+            made = sorted(set(os.listdir(copy)) - set(copied))  # the note that names it comes last
+            for name in made:
+                data = Path(copy, name).read_bytes()
+                if name != roots.LAST_CHECKPOINT:
+                    _check_parquet(name, data)
+                write_whole(self._log_path(name), data)
+
+    def _log_path(self, *name: str) -> str:
+        return join(self.store.root, roots.LOG_FOLDER, *name)
 
     def _was_made(self, token: str, before: int) -> bool:
         """Return whether a commit whose answer was bad or lost is in the log nevertheless."""
@@ -319,6 +342,18 @@ class DeltaLog:
             return pq.read_table(pa.BufferReader(data), use_threads=False, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise CorruptDataError(f"{self.store.root}: episodes/{name} is not readable: {error}") from error
+
+
+def _check_parquet(name: str, data: bytes) -> None:
+    try:
+        pq.read_table(pa.BufferReader(data), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{name} was written damaged: {error}") from error
+
+
+def _content(table: Any) -> tuple[int, dict[str, str], list[str]]:
+    files = pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()
+    return table.version(), dict(table.metadata().configuration), sorted(files)
 
 
 @functools.cache

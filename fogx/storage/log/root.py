@@ -6,13 +6,14 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from fogx.errors import CorruptDataError, FormatVersionError, StorageError
+from fogx.errors import CorruptDataError, FormatVersionError, StorageError, in_one_line
 from fogx.storage.files.conditional import require_conditional_put
 from fogx.storage.files.durable import fsync_files, make_folders
 from fogx.storage.files.paths import join
-from fogx.storage.files.remote import plain_text
 from fogx.storage.files.store import Store
 from fogx.storage.log.rows import BASE
 
@@ -29,6 +30,9 @@ _MISREAD = re.compile(r"[#?\[\]^|\\]|%[0-9A-Fa-f]{2}")
 
 LOG_FOLDER = "episodes/_delta_log"
 LAST_CHECKPOINT = "_last_checkpoint"
+
+IN_DOUBT = "_in_doubt"
+"""Lies in the log's folder once the log could not be synced, until a checkpoint makes that unimportant. Local roots only."""
 
 _MIN_READER = "fogx.minReaderVersion"
 _MIN_WRITER = "fogx.minWriterVersion"
@@ -71,6 +75,26 @@ def checkpoint_before(store: Store, version: int) -> tuple[int, list[str]]:
     return -1, []
 
 
+def sync_log(store: Store, names: Iterable[str]) -> None:
+    """Make files of the log durable, those that are there, and the folders that lead to them. Local roots only.
+
+    Raises:
+        StorageError: A note was left that they cannot be trusted: once an fsync failed the kernel may call the next one good, in
+            this process or another, though the bytes are lost.
+    """
+    paths = [join(store.root, LOG_FOLDER, name) for name in names]
+    try:
+        make_folders(join(store.root, LOG_FOLDER))
+        fsync_files(path for path in paths if os.path.exists(path))
+    except OSError as error:
+        with suppress(OSError):
+            open(join(store.root, LOG_FOLDER, IN_DOUBT), "wb").close()
+        raise StorageError(
+            f"{store.root}: the log could not be synced to disk: {in_one_line(error)}. What was just committed can be seen, but a power "
+            "loss may take it back. Make the same call again: what is there is then written anew, and nothing is done twice."
+        ) from error
+
+
 def exists(store: Store) -> bool:
     """Return whether the root holds a dataset.
 
@@ -100,9 +124,9 @@ def create(store: Store, name: str) -> None:
         _ROOT_ID: uuid.uuid4().hex,
     }
     require_conditional_put(store)
-    if store.is_local:
-        make_folders(os.path.join(store.root, "episodes"))
     try:
+        if store.is_local:
+            make_folders(table_uri(store))
         DeltaTable.create(
             table_uri(store),
             Schema.from_arrow(BASE),
@@ -115,12 +139,16 @@ def create(store: Store, name: str) -> None:
         )
     except (DeltaError, OSError) as error:
         if not exists(store):
-            raise StorageError(f"{store.root}: the dataset could not be created: {plain_text(error)}") from error
+            raise StorageError(
+                f"{store.root}: the dataset could not be created: {in_one_line(error)}. There is nothing in it yet; the same call "
+                "can be made again."
+            ) from error
     table = open_table(store)
-    if store.is_local:
-        fsync_files([join(store.root, LOG_FOLDER, entry(0)), os.path.join(store.root, "episodes")])
     about = {"root_id": root_id(table), "name": table.metadata().name, "format": f"fogx storage format {READS}"}
-    store.write_small("fogx.json", json.dumps(about, indent=2).encode())
+    with store.writing("a new dataset"):
+        if store.is_local:
+            sync_log(store, [entry(0)])
+        store.write_small("fogx.json", json.dumps(about, indent=2).encode())
 
 
 def open_table(store: Store, version: int | None = None) -> Any:
@@ -138,8 +166,8 @@ def open_table(store: Store, version: int | None = None) -> Any:
             table = DeltaTable(table_uri(store), version=version, storage_options=store.options.for_object_store())
     except (DeltaError, ValueError) as error:
         raise CorruptDataError(
-            f"{store.root}: the episodes table cannot be opened: {error}. See what is damaged with fox.check({store.root!r}); "
-            f"fox.repair({store.root!r}) sets it aside."
+            f"{store.root}: the episodes table cannot be opened: {in_one_line(error)}. See what is damaged with "
+            f"fox.check({store.root!r}); fox.repair({store.root!r}) sets it aside."
         ) from error
     _check_format(store, table, _MIN_READER, READS, "read")
     if store.is_local:

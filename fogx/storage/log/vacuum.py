@@ -56,6 +56,7 @@ def vacuum(log: DeltaLog, older_than_s: float | None, *, dry_run: bool) -> list[
     needed = _needed(log, oldest)
     if not dry_run and oldest > versions.oldest_kept(log):
         log.set_properties({versions.OLDEST: str(oldest)}, "vacuum")
+    log.sync()  # a run that was killed may have left that commit
     removed = []
     for name, size, changed_s in _candidates(log, oldest):
         if name not in needed and changed_s < before_s:
@@ -118,9 +119,11 @@ def _added(log: DeltaLog, version: int) -> Iterator[str]:
 
 def _candidates(log: DeltaLog, oldest: int) -> Iterable[tuple[str, int, float]]:
     """Yield the files that may go where they are old and not needed: of the families, of the table, of the log."""
+    yield from (found for found in log.store.walk("", deep=False) if _LEFTOVER.fullmatch(found[0]))
     for family in FAMILIES:
         for name, size, changed_s in log.store.walk(family):
-            if not name.startswith("index/schemas/"):  # small, shared, and named by rows of every version
+            # Schemas are small, shared, and named by rows of every version.
+            if not name.startswith("index/schemas/") or _LEFTOVER.fullmatch(name):
                 yield name, size, changed_s
     first, table = min([oldest, *versions.pins(log).values()]), list(log.store.walk("episodes"))
     checkpoints = [

@@ -111,10 +111,9 @@ class FramesWriter:
 
     def abort(self) -> None:
         """Close the file without caring for its content."""
-        with suppress(pa.ArrowException, OSError, ValueError):
-            self._writer.close()
-        with suppress(OSError):
-            self._sink.close()
+        for part in (self._writer, self._sink):
+            with suppress(pa.ArrowException, OSError, ValueError):
+                part.close()
 
     def _flush(self) -> None:
         runs = self._open

@@ -176,9 +176,11 @@ def read_steps_places(store: Store, pointer: str, rows: np.ndarray) -> pa.Table:
 
 
 def write_schema(store: Store, schema: Schema) -> None:
-    """Keep a schema under its content hash; writing it again changes nothing."""
+    """Keep a schema under its content hash, durably; writing it again changes nothing."""
     if _read_schema_text(store, schema.schema_id) != schema.json:
         store.write_small(schema_name(schema.schema_id), schema.json.encode())
+    else:
+        store.settle(schema_name(schema.schema_id))
 
 
 @functools.lru_cache(maxsize=4_096)

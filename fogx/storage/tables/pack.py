@@ -69,7 +69,24 @@ class EpisodePacker:
         self._began = Stopwatch()
 
     def add(self, episode_id: str, data: EpisodeData) -> None:
-        """Append one episode; its arrays are not needed afterwards."""
+        """Append one episode; its arrays are not needed afterwards.
+
+        Raises:
+            StorageError: It could not be written; nothing of it is visible.
+        """
+        with self._store.writing(f"episode {episode_id}"):
+            self._add(episode_id, data)
+
+    def close(self) -> Packed:
+        """Finish and sync all files; return the rows to commit.
+
+        Raises:
+            StorageError: They could not be written; nothing of them is visible.
+        """
+        with self._store.writing(f"{len(self._pending)} episodes"):
+            return self._close()
+
+    def _add(self, episode_id: str, data: EpisodeData) -> None:
         schema = data.schema
         if schema.schema_id not in self._steps:
             write_schema(self._store, schema)
@@ -94,8 +111,7 @@ class EpisodePacker:
         )
         self._pending.append(_Pending(episode_id, slim, place, digest(data), partial, stats, nested, cells))
 
-    def close(self) -> Packed:
-        """Finish and sync all files; return the rows to commit."""
+    def _close(self) -> Packed:
         for writer in self._steps.values():
             writer.close()
         self._roll_frames()

@@ -74,10 +74,9 @@ class StepsWriter:
 
     def abort(self) -> None:
         """Close the file without caring for its content."""
-        with suppress(pa.ArrowException, OSError, ValueError):
-            self._writer.close()
-        with suppress(OSError):
-            self._sink.close()
+        for part in (self._writer, self._sink):
+            with suppress(pa.ArrowException, OSError, ValueError):
+                part.close()
 
     def _flush(self) -> None:
         self._writer.write_table(pa.concat_tables(self._tables), row_group_size=max(self._rows, 1))

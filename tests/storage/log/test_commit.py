@@ -90,6 +90,20 @@ def test_clashing_types_never_fail_a_commit(tmp_path):
     assert _column(EpisodeLog(log.store), "_extra") == [None, None]
 
 
+@pytest.mark.filterwarnings("ignore:metadata of another type:UserWarning")
+@pytest.mark.parametrize("first", ["text", 4])
+def test_a_handle_sees_its_edit_where_another_made_the_same_one(tmp_path, first):
+    log = _log(tmp_path)
+    (episode_id,) = log.append([_row(n=1)], operation="record")
+    log.edit({"n": {episode_id: "text" if first == 4 else 3}}, operation="tag")
+    _log(tmp_path).edit({"n": {episode_id: first}}, operation="tag")
+    log.edit({"n": {episode_id: first}}, operation="tag")
+    for handle in (log, _log(tmp_path)):
+        assert (_column(handle, "n"), _column(handle, "_extra")) == (
+            ([None], ['{"n": "text"}']) if first == "text" else ([4], [None])
+        )
+
+
 def test_source_keys_are_imported_once(tmp_path):
     a, b = _log(tmp_path), _log(tmp_path)
     assert len(a.append([_row(source_key="s/0/0"), _row(source_key="s/0/1")], operation="load", sources=["s/0"])) == 2
@@ -280,8 +294,6 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
 
 def _traced(tmp_path, script):
     """Run a script under strace and return its fsyncs, renames, links and opens-for-writing, in order, with paths."""
-    if shutil.which("strace") is None:
-        pytest.skip("needs strace")
     trace = tmp_path / "trace"
     calls = "trace=fsync,fdatasync,rename,renameat,renameat2,link,linkat,openat,write"
     command = ["strace", "-f", "-y", "-s", "0", "-e", calls, "-o", str(trace), sys.executable, "-c", textwrap.dedent(script)]
@@ -289,7 +301,7 @@ def _traced(tmp_path, script):
     return trace.read_text().splitlines()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+@pytest.mark.usefixtures("strace")
 def test_a_commit_is_synced_before_it_is_acknowledged(tmp_path):
     lines = _traced(
         tmp_path,
@@ -323,7 +335,7 @@ def test_a_commit_is_synced_before_it_is_acknowledged(tmp_path):
     assert str(log) in after
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+@pytest.mark.usefixtures("strace")
 def test_opening_syncs_nothing_and_reads_no_data_file(tmp_path):
     lines = _traced(
         tmp_path,

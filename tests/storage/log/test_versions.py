@@ -1,6 +1,7 @@
 """Versions of the table: restored, pinned, fenced, and what vacuum leaves of them."""
 
 import os
+import pathlib
 import time
 
 import pytest
@@ -157,23 +158,88 @@ def test_small_files_are_merged_and_nothing_moves(log, monkeypatch):
     assert EpisodeLog(log.store, 20).rows.num_rows <= 20
 
 
-def test_a_failed_sync_is_mended_by_a_checkpoint(log, monkeypatch):
+@pytest.mark.parametrize("by", ["the same process", "another process"])
+def test_a_failed_sync_is_mended_by_a_checkpoint(log, monkeypatch, by):
     """After a failed fsync the kernel may say yes to the next one though the bytes are lost."""
     row = _row(n=1)
-    real = delta.fsync_files
+    real = root.fsync_files
 
     def fail(paths):
         if any(path.endswith(".json") for path in list(paths)):
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(delta, "fsync_files", fail)
-    with pytest.raises(StorageError, match="Input/output"):
+    monkeypatch.setattr(root, "fsync_files", fail)
+    with pytest.raises(StorageError, match=r"could not be synced to disk: .*Input/output"):
         log.append([row], operation="record")
-    monkeypatch.setattr(delta, "fsync_files", real)
+    monkeypatch.setattr(root, "fsync_files", real)
     folder = f"{log.store.root}/{root.LOG_FOLDER}"
     assert not [name for name in os.listdir(folder) if "checkpoint" in name]
+    if by == "the same process":
+        os.unlink(f"{folder}/{root.IN_DOUBT}")  # it remembers, also where the disk took no note
+    else:
+        log = EpisodeLog(log.store)
     assert log.append([row], operation="record") == [row["episode_id"]]
+    assert root.IN_DOUBT not in os.listdir(folder)
     (checkpoint,) = [name for name in os.listdir(folder) if name.endswith(".checkpoint.parquet")]
     for version in range(int(checkpoint[:20]) + 1):
         os.unlink(f"{folder}/{root.entry(version)}")
     assert EpisodeLog(log.store).rows["episode_id"].to_pylist() == [row["episode_id"]]
+
+
+def test_a_log_that_lost_bytes_makes_no_checkpoint(log, monkeypatch):
+    """A checkpoint of what the disk has, where it lost an entry, would acknowledge that loss."""
+    row = _row()
+    monkeypatch.setattr(root, "fsync_files", lambda paths: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(StorageError):
+        log.append([row], operation="record")
+    monkeypatch.undo()
+    with open(f"{log.store.root}/{root.LOG_FOLDER}/{root.entry(1)}", "wb"):
+        pass  # the page that could not be written was dropped
+    with pytest.raises(StorageError, match="no longer what was committed"):
+        log.append([row], operation="record")
+
+
+@pytest.mark.parametrize("broken", ["scratch", "write", "torn"])
+def test_a_checkpoint_that_fails_leaves_the_commit(log, monkeypatch, caplog, broken):
+    from deltalake import DeltaTable
+
+    monkeypatch.setattr(delta, "UPKEEP_EVERY", 2)
+    real = DeltaTable.create_checkpoint
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    def tear(table):
+        real(table)
+        (made,) = pathlib.Path(table.table_uri.removeprefix("file://")).glob("_delta_log/*.checkpoint.parquet")
+        made.write_bytes(made.read_bytes()[:1000])
+
+    if broken == "write":
+        monkeypatch.setattr(delta, "write_whole", fail)
+    else:
+        monkeypatch.setattr(DeltaTable, "create_checkpoint", fail if broken == "scratch" else tear)
+    ids = [log.append([_row(n=n)], operation="record")[0] for n in range(2)]
+    assert "the checkpoint of version 2 failed and was left out" in caplog.text
+    names = os.listdir(f"{log.store.root}/{root.LOG_FOLDER}")
+    assert not [name for name in names if "checkpoint" in name]
+    assert not [name for name in os.listdir(f"{log.store.root}/episodes") if name.endswith(".tmp")]
+    assert EpisodeLog(log.store).rows["episode_id"].to_pylist() == ids
+    monkeypatch.undo()
+    monkeypatch.setattr(delta, "UPKEEP_EVERY", 2)
+    for n in range(2):
+        log.append([_row(n=n)], operation="record")
+    assert root.last_checkpoint(log.store) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b'{"version":4,"si', bytes(64), None])
+def test_the_note_that_names_the_checkpoint_is_only_a_hint(log, monkeypatch, content):
+    monkeypatch.setattr(delta, "UPKEEP_EVERY", 2)
+    ids = [log.append([_row(n=n)], operation="record")[0] for n in range(5)]
+    note = pathlib.Path(log.store.root, root.LOG_FOLDER, root.LAST_CHECKPOINT)
+    note.unlink()
+    if content is not None:
+        note.write_bytes(content)
+    again = EpisodeLog(log.store)
+    assert again.rows["episode_id"].to_pylist() == ids
+    ids += [again.append([_row(n=n)], operation="record")[0] for n in range(3)]
+    assert EpisodeLog(log.store).rows["episode_id"].to_pylist() == ids

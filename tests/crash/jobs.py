@@ -1,0 +1,208 @@
+"""What is done to a dataset while it is killed, starved or cut from power, and how to tell what of it is there.
+
+A job is a state to begin with and steps. `facts` says all that a user can see. After any accident the facts are those after one of
+the steps, one acknowledged at least, and the steps that remain can be done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fogx as fox
+
+BRIDGE = Path(__file__).parents[2] / "examples" / "data" / "rlds" / "bridge_dataset" / "1.0.0"
+LONG_AGO_S = 8 * 24 * 3600
+
+Step = Callable[[fox.Dataset], Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Steps to do on a dataset that other steps made."""
+
+    steps: tuple[Step, ...]
+    before: tuple[Step, ...] = ()
+    partly: bool = False
+    """Whether a part of a step may be there: the episodes of one commit, each of them whole."""
+
+
+def record(number: int, camera: bool = True) -> Step:
+    def step(dataset: fox.Dataset) -> None:
+        episode = dataset.new_episode({"made": number, "number": number})
+        for i in range(4):
+            episode.add("state", np.full(3, i, np.float32))
+            if camera:
+                episode.add("view", np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8))
+        try:
+            episode.close()
+        except fox.FogxError as error:
+            error.again = episode.close  # type: ignore[attr-defined]
+            raise
+
+    return step
+
+
+def load(split: str) -> Step:
+    return lambda dataset: dataset.load_rtx_episodes(str(BRIDGE), split=split)
+
+
+def tag(made: int, **values: Any) -> Step:
+    return lambda dataset: dataset.tag(_made(dataset, made), **values)
+
+
+def delete(made: int) -> Step:
+    return lambda dataset: dataset.delete(_made(dataset, made))
+
+
+def update(dataset: fox.Dataset) -> None:
+    info = dataset.get_episode_info()
+    info["seen"] = "yes"
+    info["score"] = 1.5
+    dataset.update_episode_info(info)
+
+
+def restore_first(dataset: fox.Dataset) -> None:
+    dataset.restore(next(v for v in range(99) if len(dataset.at(v)) == 2))
+
+
+def pin_now(dataset: fox.Dataset) -> None:
+    dataset.pin("kept")
+
+
+def older_format(dataset: fox.Dataset) -> None:
+    dataset._roots.write.writable().delta.set_properties({"fogx.minWriterVersion": "1"}, "as an older fogx made it")
+
+
+def migrate(dataset: fox.Dataset) -> None:
+    dataset.migrate()
+
+
+def age(dataset: fox.Dataset) -> None:
+    then = time.time() - LONG_AGO_S
+    for folder, _, names in os.walk(dataset.path):
+        for name in names:
+            os.utime(os.path.join(folder, name), (then, then))
+
+
+def vacuum(dataset: fox.Dataset) -> None:
+    dataset.vacuum()
+
+
+def until_upkeep(dataset: fox.Dataset) -> None:
+    while dataset.version is None or dataset.version < 19:
+        record(100 + len(dataset), camera=False)(dataset)
+
+
+THREE = (record(0), record(1), record(2))
+
+JOBS = {
+    "record": Job((record(0), record(1, camera=False))),
+    "next": Job((record(7, camera=False),)),
+    "import": Job((load("train[:3]"),), (load("train[:1]"),), partly=True),
+    "tag": Job((tag(1, number=7), tag(0, number=None)), THREE),
+    "update": Job((update,), THREE),
+    "widen": Job((tag(1, number=0.5),), THREE),
+    "delete": Job((delete(1),), THREE),
+    "restore": Job((restore_first,), (*THREE, tag(0, number=5), delete(1))),
+    "pin": Job((pin_now, tag(2, number=3), lambda dataset: dataset.unpin("kept")), THREE),
+    "migrate": Job((migrate, tag(1, number=7)), (*THREE, older_format)),
+    "vacuum": Job((vacuum,), (*THREE, pin_now, tag(0, number=5), delete(1), age, tag(0, number=6))),
+    "compact": Job((lambda dataset: dataset.compact(),), THREE),
+    "upkeep": Job((tag(100, number=7),), (until_upkeep,)),
+}
+
+
+def facts(root: str | os.PathLike[str], thorough: bool = True) -> dict[str, Any]:
+    """Return what a user can see: rows by what they are about, and the rows of pinned versions; values are checked on the way."""
+    if not os.path.isdir(os.path.join(root, "episodes", "_delta_log")):
+        return {"now": {}, "pins": {}, "format": "2"}
+    dataset = fox.Dataset(root)
+    if dataset.version is None:
+        return {"now": {}, "pins": {}, "format": "2"}
+    log = dataset._roots.write.log
+    result = {"now": _rows(dataset, thorough), "pins": {}, "format": log.delta.properties["fogx.minWriterVersion"]}
+    for name in log.pins():
+        result["pins"][name] = _rows(dataset.at(name), thorough)
+    return result
+
+
+class Reference:
+    """A job's dataset before its first step, and the facts after each, from a run without accidents."""
+
+    def __init__(self, job: str, folder: Path) -> None:
+        self.job, self.base = job, folder / "base"
+        for step in JOBS[job].before:
+            step(fox.Dataset(self.base))
+        root = self.copy(folder / "reference")
+        self.stages = [facts(root)]
+        for step in JOBS[job].steps:
+            step(fox.Dataset(root))
+            self.stages.append(facts(root))
+        shutil.rmtree(root)
+
+    def copy(self, at: Path) -> Path:
+        """Make a copy to do the steps on."""
+        if self.base.exists():
+            shutil.copytree(self.base, at)
+        return at
+
+    def check(self, root: Path, done: int, *, go_on: bool = True) -> None:
+        """Check that a dataset is as after one of the steps from the last acknowledged one on, and do those that remain."""
+        found = facts(root)
+        here = [n for n in (done, done + 1) if n < len(self.stages) and self.stages[n] == found]
+        if not here and JOBS[self.job].partly:
+            before, after = self.stages[done]["now"], self.stages[done + 1]["now"]
+            if before.items() <= found["now"].items() <= after.items():
+                here = [done]
+        assert here, f"{done} steps were acknowledged, found is {found}"
+        check_log(root)
+        if go_on:
+            for step in JOBS[self.job].steps[here[0] :]:
+                step(fox.Dataset(root))
+            assert facts(root, thorough=False) == self.stages[-1]
+
+
+def check_log(root: str | os.PathLike[str]) -> None:
+    """Every log entry holds whole actions, and none is missing between the first and the last."""
+    folder = Path(root) / "episodes" / "_delta_log"
+    if not (entries := sorted(folder.glob("*.json"))):
+        return
+    numbers = [int(path.stem) for path in entries]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1)), numbers
+    for path in entries:
+        assert [json.loads(line) for line in path.read_bytes().splitlines()], path
+
+
+def _rows(dataset: fox.Dataset, thorough: bool) -> dict[str, Any]:
+    log = dataset._roots.write.log
+    found = {}
+    ids = log.rows["episode_id"].to_pylist()
+    assert len(set(ids)) == len(ids), "an episode is there twice"
+    hidden = {"episode_id", "start_ns", "duration_ns", "schema_id", "index_file", "index_row", "dataset"}
+    for row, view in zip(log.rows.to_pylist(), dataset.episodes, strict=True):
+        key = row["source_key"] or str(row["made"])
+        assert key not in found, "an episode was saved twice"
+        found[key] = {k: v for k, v in row.items() if k not in hidden and v is not None}
+        if not thorough or row.get("made", 0) >= 100:
+            continue
+        if row["source_key"]:
+            assert len(view["action"]) == view.num_steps == 10
+        else:
+            assert view["state"][:, 0].tolist() == [0, 1, 2, 3]
+            if "view" in view.schema:
+                assert view["view"].shape == (4, 16, 16, 3)
+    return found
+
+
+def _made(dataset: fox.Dataset, number: int) -> list[str]:
+    info = dataset.get_episode_info()
+    return info.loc[info["made"] == number, "episode_id"].tolist()
