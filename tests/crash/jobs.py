@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 
 import fogx as fox
+from tests.ageing import make_older
 
 BRIDGE = Path(__file__).parents[2] / "examples" / "data" / "rlds" / "bridge_dataset" / "1.0.0"
-LONG_AGO_S = 8 * 24 * 3600
 
 Step = Callable[[fox.Dataset], Any]
 
@@ -87,10 +86,7 @@ def migrate(dataset: fox.Dataset) -> None:
 
 
 def age(dataset: fox.Dataset) -> None:
-    then = time.time() - LONG_AGO_S
-    for folder, _, names in os.walk(dataset.path):
-        for name in names:
-            os.utime(os.path.join(folder, name), (then, then))
+    make_older(dataset.path)
 
 
 def vacuum(dataset: fox.Dataset) -> None:
