@@ -57,11 +57,12 @@ def in_write_root(roots: Roots, chosen: Chosen, verb: str) -> list[str]:
     Raises:
         SelectionError: Some lie in another root; names it.
     """
-    others = [(root.path, len(positions)) for root, positions in chosen.by_root() if root is not roots.write]
+    counts = np.bincount(chosen.root, minlength=len(chosen.roots)).tolist()
+    others = {root.path: count for root, count in zip(chosen.roots, counts, strict=True) if count and root is not roots.write}
     if others:
         raise SelectionError(
-            f"{verb} changes the write root only ({roots.write.path}), but {sum(n for _, n in others)} of {len(chosen)} selected "
-            f"episodes lie in {listing(sorted(path for path, _ in others))}. Open that root with fox.Dataset(path=...) to change it."
+            f"{verb} changes the write root only ({roots.write.path}), but {sum(others.values())} of {len(chosen)} selected "
+            f"episodes lie in {listing(sorted(others))}. Open that root with fox.Dataset(path=...) to change it."
         )
     return [str(i) for i in chosen.column("episode_id").to_pylist()]
 
@@ -69,9 +70,9 @@ def in_write_root(roots: Roots, chosen: Chosen, verb: str) -> list[str]:
 def _ids(selection: Any) -> pa.Array:
     if isinstance(selection, pd.DataFrame):
         if "episode_id" in selection.columns:
-            return _texts(selection["episode_id"])
+            return texts(selection["episode_id"])
         if selection.index.name == "episode_id" or selection.empty:
-            return _texts(selection.index)
+            return texts(selection.index)
         raise SelectionError(
             f"the frame has no column or index 'episode_id' (columns: {listing(selection.columns)}); keep that column when selecting."
         )
@@ -96,6 +97,7 @@ def _ids(selection: Any) -> pa.Array:
     return pa.array(items, pa.string())
 
 
-def _texts(values: Any) -> pa.Array:
+def texts(values: Any) -> pa.Array:
+    """Return a pandas Series or Index as text."""
     texts = pa.array(values.astype("string"), pa.string())
     return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fogx.errors import SchemaMismatchError, SelectionError, did_you_mean, listing
 from fogx.feature import STEP_KEYS, Feature, Schema
 from fogx.reading.episodes import decoder, locate
-from fogx.reading.roots import Chosen, Root
+from fogx.reading.roots import Chosen, Root, read_index_files, same_of
 from fogx.reading.scan import scan_steps
 from fogx.reading.table import EpisodeFrame
 from fogx.storage.tables.frames import read_frames
@@ -90,24 +90,23 @@ def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl
 def _groups(chosen: Chosen) -> list[_Group]:
     """Group the episodes by root and schema, and find out which files hold their steps."""
     table = chosen.table(["episode_id", "schema_id", "index_file", "index_row"])
-    keys = pa.table({"root": chosen.root, "schema_id": table["schema_id"]}).group_by(["root", "schema_id"], use_threads=False)
+    schemas = table["schema_id"].combine_chunks().fill_null("").dictionary_encode()
+    codes = chosen.root.astype(np.int64) * len(schemas.dictionary) + schemas.indices.to_numpy()
     groups = []
-    for key in keys.aggregate([]).to_pylist():
-        members = np.flatnonzero((chosen.root == key["root"]) & pc.equal(table["schema_id"], key["schema_id"]).to_numpy())
-        root = chosen.roots[key["root"]]
+    for members in sorted(same_of(codes), key=lambda positions: int(positions[0])):
+        root = chosen.roots[chosen.root[members[0]]]
+        schema = read_schema(root.store, schemas[int(members[0])].as_py())
         files, order = _files(root, table.take(pa.array(members)), members)
-        groups.append(_Group(root, read_schema(root.store, key["schema_id"]), chosen.at(members), files, order))
+        groups.append(_Group(root, schema, chosen.at(members), files, order))
     return groups
 
 
 def _files(root: Root, table: pa.Table, members: np.ndarray) -> tuple[dict[str, list[str]], np.ndarray]:
     """Return the files of episodes, each with its ids, and the positions of the episodes in that order."""
-    codes = table["index_file"].combine_chunks().dictionary_encode()
-    places, rows = [], table["index_row"].to_numpy()
-    for code, file in enumerate(codes.dictionary.to_pylist()):
-        mine = np.flatnonzero(codes.indices.to_numpy() == code)
-        found = read_steps_places(root.store, file, rows[mine])
-        places.append(found.set_column(found.column_names.index("number"), "number", pa.array(mine).take(found["number"])))
+    places = [
+        found.set_column(found.column_names.index("number"), "number", pa.array(mine).take(found["number"]))
+        for mine, found in read_index_files(root, table, functools.partial(read_steps_places, root.store))
+    ]
     found = pa.concat_tables(places)
     files = found["file"].combine_chunks().dictionary_encode()
     stored = np.lexsort((found["first_row"], found["row_group"], files.indices))

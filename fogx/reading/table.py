@@ -91,7 +91,10 @@ def mask_of(value: Any, index: pd.Index) -> np.ndarray:
                 "the mask is a Series with other labels than the table; make it from the same table, or give its .array."
             )
         value = value.reindex(index)
-    mask: np.ndarray = pd.array(value, dtype="boolean").to_numpy(dtype=bool, na_value=False)
+    array: Any = value.array if isinstance(value, (pd.Series, pd.Index)) else value
+    if not (isinstance(array, pd.api.extensions.ExtensionArray) and pd.api.types.is_bool_dtype(array.dtype)):
+        array = pd.array(array, dtype="boolean")  # of arrow's own bools pandas would make a million objects here
+    mask: np.ndarray = array.to_numpy(dtype=bool, na_value=False)
     if len(mask) != rows:
         raise SelectionError(f"the mask has {len(mask)} values, the table has {rows} rows; make it from the same table.")
     return mask
@@ -100,17 +103,15 @@ def mask_of(value: Any, index: pd.Index) -> np.ndarray:
 def episode_frame(chosen: Chosen) -> EpisodeFrame:
     """Return a fresh frame of the episodes; changing it changes nothing stored."""
     parts, where = [], []
-    for root, positions in chosen.by_root():
-        rows = root.rows
-        whole = len(positions) == rows.num_rows and bool((chosen.row[positions] == np.arange(rows.num_rows)).all())
-        parts.append(part(root, rows if whole else rows.take(pa.array(chosen.row[positions]))))
+    for root, rows, positions in chosen.by_root():
+        parts.append(part(root, rows))
         where.append(positions)
     if not parts:
-        parts = [part(chosen.roots[0], chosen.roots[0].rows.slice(0, 0))]
+        parts = [part(chosen.roots[0], chosen.tables[0].slice(0, 0))]
     frame = EpisodeFrame(pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0])
     if len(parts) > 1:
         frame = EpisodeFrame(frame.iloc[np.argsort(np.concatenate(where))].reset_index(drop=True))
-    frame._fogx_base = {root.path: root.rows for root in chosen.roots}
+    frame._fogx_base = {root.path: rows for root, rows in zip(chosen.roots, chosen.tables, strict=True)}
     return frame
 
 

@@ -115,6 +115,32 @@ def test_absent_rows_and_columns_stay(dataset):
 
 
 @pytest.mark.parametrize(
+    "dtypes",
+    [
+        {},
+        {"num_steps": "int64", "collector": "str"},
+        {"num_steps": "float64", "score": "float64"},
+        {"collector": object, "score": object},
+        {"collector": pd.StringDtype("python"), "duration_s": "float64", "num_steps": "Int8"},
+        {"collector": "category"},
+        {"success": "bool[pyarrow]", "score": "int16[pyarrow]"},
+    ],
+)
+def test_only_cells_that_differ_are_written_whatever_their_dtype(dataset, dtypes):
+    info = dataset.get_episode_info().sort_values("num_steps", ascending=False).astype(dtypes)
+    version = dataset.version
+    assert dataset.update_episode_info(info) == 0
+    assert dataset.version == version
+    info.loc[2, "collector"] = "ana"
+    info.loc[[1, 2], "score"] = 5
+    assert dataset.update_episode_info(info) == 2
+    again = dataset.get_episode_info()
+    assert again["collector"].tolist() == ["ben", "ana", "ana", "ana"]
+    assert again["score"].fillna(-1).tolist() == [-1, 5, 5, 3]
+    assert dataset.version == version + 1
+
+
+@pytest.mark.parametrize(
     ("column", "value", "error"),
     [
         ("num_steps", 3, MetadataError),
