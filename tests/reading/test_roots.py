@@ -1,5 +1,6 @@
 """Selections as arrays: order, several roots, and that they stay what they were."""
 
+import itertools
 import shutil
 
 import numpy as np
@@ -31,7 +32,7 @@ def _roots(*paths):
 def test_positions_of_ids(chunks, wanted):
     held = list(dict.fromkeys(f"{i:02d}" for chunk in chunks for i in chunk))
     cuts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
-    ids = pa.chunked_array([held[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)], pa.string())
+    ids = pa.chunked_array([held[a:b] for a, b in itertools.pairwise(cuts)], pa.string())
     names = [f"{i:02d}" for i in wanted]
     expected = [held.index(name) if name in held else -1 for name in names]
     assert positions_of(ids, pa.array(names, pa.string())).tolist() == expected
