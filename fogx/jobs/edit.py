@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fogx.errors import EpisodeNotFoundError, MetadataError, SelectionError, listing
-from fogx.reading.roots import Roots, positions_of
+from fogx.reading.roots import Roots, positions_of, taken
 from fogx.reading.selection import texts
 from fogx.reading.table import OWN, part
 from fogx.storage.log.rows import EDITABLE, check_metadata
@@ -51,8 +51,9 @@ def changed_cells(roots: Roots, info: pd.DataFrame) -> tuple[Cells, pa.Table]:
         places = positions_of(rows["episode_id"], ids)
         mine = np.flatnonzero((places >= 0) & ~seen)
         seen[mine] = True
-        before = part(root, rows.take(pa.array(places[mine])))
-        found = _differences(ids.take(pa.array(mine)), before, edited.iloc[mine].reset_index(drop=True))
+        before = part(root, taken(rows, places[mine]))
+        after = edited if len(mine) == len(edited) else edited.iloc[mine]
+        found = _differences(ids.take(pa.array(mine)), before, after.reset_index(drop=True))
         if found and root is not roots.write:
             count = len({i for cells in found.values() for i in cells})
             raise SelectionError(

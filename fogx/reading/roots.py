@@ -254,9 +254,7 @@ class Chosen:
             if not len(positions):
                 continue
             rows = table if names is None else table.select(list(names))
-            taken = self.row[positions]
-            whole = len(taken) == len(rows) and bool((taken == np.arange(len(rows))).all())
-            yield root, rows if whole else rows.take(pa.array(taken)), positions
+            yield root, taken(rows, self.row[positions]), positions
 
     def table(self, names: Sequence[str]) -> pa.Table:
         """Return columns of fogx's own, one row an episode, in this order."""
@@ -282,6 +280,12 @@ def positions_of(ids: pa.ChunkedArray, wanted: pa.Array) -> np.ndarray:
     order = pc.index_in(wanted, ids.take(pa.array(found)).combine_chunks()) if len(found) else pa.nulls(len(wanted), pa.int32())
     where = order.fill_null(-1).to_numpy(zero_copy_only=False)
     return np.where(where < 0, -1, found[where] if len(found) else -1)
+
+
+def taken(rows: pa.Table, positions: np.ndarray) -> pa.Table:
+    """Return rows at positions; the table itself, not a copy, where these are all of it."""
+    whole = len(positions) == len(rows) and bool((positions == np.arange(len(rows))).all())
+    return rows if whole else rows.take(pa.array(positions))
 
 
 def same_of(codes: np.ndarray) -> Iterator[np.ndarray]:
