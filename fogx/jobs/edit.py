@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from fogx.errors import EpisodeNotFoundError, MetadataError, SelectionError, listing
 from fogx.reading.roots import Roots, positions_of, taken
-from fogx.reading.selection import texts
-from fogx.reading.table import OWN, part
+from fogx.reading.table import OWN, part, texts
 from fogx.storage.log.rows import EDITABLE, check_metadata
 
 Cells = dict[str, dict[str, Any]]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from fogx.errors import EpisodeNotFoundError, SelectionError, did_you_mean, listing
 from fogx.reading.roots import Chosen, Roots, positions_of
-from fogx.reading.table import episode_frame, is_mask, mask_of
+from fogx.reading.table import episode_frame, is_mask, mask_of, texts
 
 _NEAR = 10_000
 """Among so many ids the nearest to a wrong one is looked for."""
@@ -95,9 +95,3 @@ def _ids(selection: Any) -> pa.Array:
             "episode ids, or a function of the frame."
         )
     return pa.array(items, pa.string())
-
-
-def texts(values: Any) -> pa.Array:
-    """Return a pandas Series or Index as text."""
-    texts = pa.array(values.astype("string"), pa.string())
-    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fogx.errors import SelectionError, did_you_mean, listing
 from fogx.reading.roots import Chosen, Root
@@ -50,6 +51,16 @@ class EpisodeFrame(pd.DataFrame):
                 self._fogx_base = source._fogx_base
         return self
 
+    def __getstate__(self) -> Any:
+        # A few rows sent to another process take the rows that they were made from along, not a million.
+        state: Any = super().__getstate__()
+        base = state.get("_fogx_base")
+        ids = self["episode_id"] if "episode_id" in self.columns else self.index.to_series()
+        if base and isinstance(ids, pd.Series) and len(ids) < sum(map(len, base.values())):
+            wanted = texts(ids)
+            state["_fogx_base"] = {path: rows.filter(pc.is_in(rows["episode_id"], wanted)) for path, rows in base.items()}
+        return state
+
     def filter(self, items: Any = None, like: str | None = None, regex: str | None = None, axis: Any = None) -> EpisodeFrame:
         """Keep rows where a boolean mask is True, or select labels as `pandas.DataFrame.filter` does.
 
@@ -65,6 +76,12 @@ class EpisodeFrame(pd.DataFrame):
         if like is None and regex is None and axis is None and is_mask(items):
             return self.iloc[np.flatnonzero(mask_of(items, self.index))]
         return super().filter(items=items, like=like, regex=regex, axis=axis)
+
+
+def texts(values: pd.Series | pd.Index) -> pa.Array:
+    """Return ids as arrow text."""
+    array = pa.array(values.astype("string"), pa.string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def is_mask(value: Any) -> bool:

@@ -84,6 +84,20 @@ def test_the_class_survives_pandas_operations(dataset):
     assert isinstance(info["score"], pd.Series)
 
 
+def test_a_part_that_was_pickled_knows_what_it_was_made_from(dataset):
+    """And no more: the rows of all others stay behind."""
+    info = dataset.get_episode_info()
+    for part in (info.iloc[[2]], info.iloc[[2]].set_index("episode_id")):
+        again = pickle.loads(pickle.dumps(part))
+        assert [len(rows) for rows in again._fogx_base.values()] == [1]
+        assert dataset.update_episode_info(again) == 0
+    other = fox.Dataset(dataset.path)
+    other.tag([info["episode_id"][2]], score=50)
+    again["score"] = 60
+    with pytest.raises(ConflictError, match="score"):
+        dataset.update_episode_info(again)
+
+
 def test_edits_go_back_in_one_commit(dataset):
     info = dataset.get_episode_info()
     version = dataset.version
