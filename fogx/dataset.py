@@ -109,7 +109,7 @@ class Dataset:
         return len(self._roots.chosen())
 
     def __iter__(self) -> Iterator[EpisodeView]:
-        return iter(self.episodes)
+        return (EpisodeView(root.store, row) for root, row in self._roots.chosen())
 
     def __repr__(self) -> str:
         return line(self._roots)
@@ -229,7 +229,7 @@ class Dataset:
             EpisodeNotFoundError: Ids that the dataset does not hold.
             SelectionError: Something that selects no episodes.
         """
-        return [EpisodeView(root.store, root.rows.slice(row, 1)) for root, row in choose(self._roots, episodes)]
+        return [EpisodeView(root.store, row) for root, row in choose(self._roots, episodes)]
 
     def get_step_data(
         self, episodes: Any = None, *, images: str = "index", with_metadata: str | Iterable[str] = ()

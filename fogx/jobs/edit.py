@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow as pa
 
 from fogx.errors import EpisodeNotFoundError, MetadataError, SelectionError, listing
-from fogx.reading.roots import Roots
-from fogx.reading.table import OWN, part
+from fogx.reading.roots import Roots, positions_of, taken
+from fogx.reading.table import OWN, part, texts
 from fogx.storage.log.rows import EDITABLE, check_metadata
 
 Cells = dict[str, dict[str, Any]]
@@ -41,14 +41,18 @@ def changed_cells(roots: Roots, info: pd.DataFrame) -> tuple[Cells, pa.Table]:
         SelectionError: No ids, ids twice, or changed rows of another root.
     """
     edited = _by_id(info)
+    ids = texts(edited.index)
     bases: Mapping[str, pa.Table] = getattr(info, "_fogx_base", None) or {}
     changes: Cells = {}
-    seen: set[str] = set()
+    seen = np.zeros(len(ids), dtype=bool)
     for root in roots.all:
-        before = part(root, bases.get(root.path, root.rows)).set_index("episode_id")
-        mine = edited[edited.index.isin(before.index) & ~edited.index.isin(seen)]
-        seen |= set(mine.index)
-        found = _differences(before.reindex(mine.index), mine)
+        rows = bases.get(root.path, root.rows)
+        places = positions_of(rows["episode_id"], ids)
+        mine = np.flatnonzero((places >= 0) & ~seen)
+        seen[mine] = True
+        before = part(root, taken(rows, places[mine]))
+        after = edited if len(mine) == len(edited) else edited.iloc[mine]
+        found = _differences(ids.take(pa.array(mine)), before, after.reset_index(drop=True))
         if found and root is not roots.write:
             count = len({i for cells in found.values() for i in cells})
             raise SelectionError(
@@ -56,7 +60,7 @@ def changed_cells(roots: Roots, info: pd.DataFrame) -> tuple[Cells, pa.Table]:
                 "changed; open that root with fox.Dataset(path=...) to edit it."
             )
         changes |= found
-    unknown = [i for i in edited.index if i not in seen]
+    unknown = ids.filter(pa.array(~seen)).to_pylist()
     if unknown:
         raise EpisodeNotFoundError(
             f"{len(unknown)} of {len(edited)} rows are of no episode of this dataset: {listing(unknown, most=3)}. Nothing was "
@@ -78,13 +82,19 @@ def _by_id(info: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(info)
 
 
-def _differences(before: pd.DataFrame, after: pd.DataFrame) -> Cells:
+def _differences(ids: pa.Array, before: pd.DataFrame, after: pd.DataFrame) -> Cells:
+    """Return the cells that differ between two frames of the same episodes."""
     changes: Cells = {}
     for column in after.columns:
-        old = before[column] if column in before.columns else pd.Series([None] * len(after), index=after.index, dtype=object)
+        old = before[column] if column in before.columns else pd.Series([None] * len(after), dtype=object)
         integer = bool(pd.api.types.is_integer_dtype(old.dtype))
         suspects = np.flatnonzero(~_surely_same(old, after[column]))
-        pairs = zip(after.index[suspects], old.iloc[suspects].tolist(), after[column].iloc[suspects].tolist(), strict=True)
+        pairs = zip(
+            ids.take(pa.array(suspects)).to_pylist(),
+            old.iloc[suspects].tolist(),
+            after[column].iloc[suspects].tolist(),
+            strict=True,
+        )
         cells = {i: _value(new, integer) for i, was, new in pairs if not _same(was, new)}
         if not cells:
             continue
@@ -93,7 +103,7 @@ def _differences(before: pd.DataFrame, after: pd.DataFrame) -> Cells:
                 f"column {column!r} is fogx's own and was changed for {len(cells)} episodes; it cannot be edited. "
                 f"Of fogx's columns you may edit: {listing(sorted(EDITABLE))}. Nothing was changed."
             )
-        for value in cells.values():
+        for value in _distinct(cells.values()):
             if not isinstance(value, _PLAIN) or column in EDITABLE:
                 check_metadata({column: value})
                 _one_cell(column, value)
@@ -107,10 +117,25 @@ _PLAIN = (bool, int, float)
 
 def _surely_same(old: pd.Series, new: pd.Series) -> np.ndarray:
     """Return a mask of cells that are equal; of others it must still be found out, one by one."""
-    if old.dtype != new.dtype or old.dtype == object:
+    if isinstance(old.dtype, pd.StringDtype) and isinstance(new.dtype, pd.StringDtype):
+        new = new.astype(old.dtype)
+    elif old.dtype == object or _kind(old) != _kind(new):
         return np.zeros(len(new), dtype=bool)
     same: np.ndarray = (old == new).to_numpy(dtype=bool, na_value=False) | (old.isna().to_numpy() & new.isna().to_numpy())
     return same
+
+
+def _kind(series: pd.Series) -> str:
+    # Int64 and int64 are of one kind; ints and floats are not, since floats beside large ints are not exact.
+    return str(getattr(series.dtype, "kind", series.dtype))
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    values = list(values)
+    try:
+        return list({(type(value), value): value for value in values}.values())
+    except TypeError:  # a list or a dict among them
+        return values
 
 
 def _one_cell(key: str, value: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from fogx import registry
 from fogx.errors import ExistsError, SelectionError, StorageError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import EpisodeData, Exporter
-from fogx.reading.episodes import cells, locate, one_schema, read_data
+from fogx.reading.episodes import cell_types, locate, one_schema, read_data
 from fogx.reading.roots import Chosen, Root
 from fogx.settings import config
 from fogx.storage.files.paths import canonical_root, is_url, join
@@ -63,7 +62,7 @@ def _counted(episodes: Iterator[EpisodeData], bar: Any) -> Iterator[EpisodeData]
 
 def _name(chosen: Chosen) -> str:
     """Return the name that most of the episodes came under, made fit for a folder."""
-    counts = Counter(str(name) for name in chosen.column("dataset").to_pylist())
+    counts = {str(count["values"]): count["counts"] for count in chosen.column("dataset").value_counts().to_pylist()}
     common = max(sorted(counts), key=counts.__getitem__)
     kept = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in common.lower())
     return kept if kept[:1].isalpha() else f"fogx_{kept}"
@@ -79,10 +78,10 @@ def _next_version(folder: str) -> str:
 def _metadata_features(chosen: Chosen, schema: Schema) -> dict[str, Feature]:
     """Return a feature for each column that users added: known before the stream begins, and one for all episodes."""
     kinds: dict[str, set[str]] = {}
-    for root, row in chosen:
-        for key, value in cells(root.rows, row).items():
+    for _, rows, _ in chosen.by_root():
+        for key, kind in cell_types(rows).items():
             if key not in schema.episode_fields and key not in EDITABLE:
-                kinds.setdefault(key, set()).add(_DTYPES[type(value)])
+                kinds.setdefault(key, set()).update(_DTYPES[one] for one in kind)
     mixed = {key for key, found in kinds.items() if len(found) > 1}
     if mixed:
         raise SelectionError(

@@ -277,9 +277,10 @@ def _first_entry(store: Store, log: InspectedLog) -> list[dict[str, Any]]:
 
 def _whole(root: Root, episode_id: str) -> tuple[Located, EpisodeData] | None:
     """Return an episode whose values give its checksum, or `None`."""
-    row = root.rows["episode_id"].index(episode_id).as_py()
+    rows = root.rows
+    row = rows["episode_id"].index(episode_id).as_py()
     try:
-        (located,) = locate(Chosen((root,), np.array([0]), np.array([row])))
+        (located,) = locate(Chosen((root,), (rows,), np.array([0]), np.array([row])))
         index = located.index
         if (index.episode_id, index.num_steps) != (episode_id, located.row["num_steps"][0].as_py()):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from fogx import registry
 from fogx.errors import CorruptDataError, SchemaMismatchError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, EpisodeData
-from fogx.reading.roots import Chosen, Root
+from fogx.reading.roots import Chosen, Root, read_index_files
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.frames import read_frames
@@ -28,7 +29,7 @@ class Located:
 
     Args:
         root: The root that holds it.
-        rows: The root's rows when it was located: positions change with the next commit.
+        rows: The root's rows when it was chosen.
         position: Its row there.
         index: Its index row, with the parts that were asked for.
     """
@@ -57,16 +58,12 @@ class Located:
 def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "metadata")) -> list[Located]:
     """Read the index rows of episodes, each index file once; the order is kept."""
     result: list[Located | None] = [None] * len(chosen)
-    for root, positions in chosen.by_root():
-        rows, at = root.rows, chosen.row[positions]
-        pointers = rows.select(["index_file", "index_row"]).take(pa.array(at)).to_pydict()
-        by_file: dict[str, list[int]] = {}
-        for number, file in enumerate(pointers["index_file"]):
-            by_file.setdefault(file, []).append(number)
-        for file, numbers in by_file.items():
-            found = read_index(root.store, file, [pointers["index_row"][n] for n in numbers], parts)
-            for number, index in zip(numbers, found, strict=True):
-                result[positions[number]] = Located(root, rows, int(at[number]), index)
+    for root, pointers, positions in chosen.by_root(["index_file", "index_row"]):
+        rows = chosen.tables[chosen.root[positions[0]]]
+        read = functools.partial(read_index, root.store, parts=parts)
+        for same, found in read_index_files(root, pointers, read):
+            for position, index in zip(positions[same].tolist(), found, strict=True):
+                result[position] = Located(root, rows, int(chosen.row[position]), index)
     return [located for located in result if located is not None]
 
 
@@ -86,6 +83,17 @@ def cells(rows: pa.Table, row: int) -> dict[str, object]:
     values = {name: rows[name][row].as_py() for name in rows.column_names if name not in BASE.names or name in EDITABLE}
     values |= extra_values(rows["_extra"][row].as_py())
     return {name: value for name, value in values.items() if value is not None}
+
+
+def cell_types(rows: pa.Table) -> dict[str, set[type]]:
+    """Return the types that the values of `cells` have in some of the rows, by name."""
+    names = [name for name in rows.column_names if name not in BASE.names or name in EDITABLE]
+    # All values of a column are of one type, so the first speaks for it.
+    types = {name: {type(pc.first(rows[name]).as_py())} for name in names if rows[name].null_count < len(rows)}
+    for text in rows["_extra"].drop_null().to_pylist():
+        for name, value in extra_values(text).items():
+            types.setdefault(name, set()).add(type(value))
+    return types
 
 
 def read_data(located: Located) -> EpisodeData:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fogx.errors import DatasetNotFoundError, ReadOnlyError, SchemaMismatchError, SelectionError, UnknownNameError, listing
+from fogx.errors import (
+    CorruptDataError,
+    DatasetNotFoundError,
+    ReadOnlyError,
+    SchemaMismatchError,
+    SelectionError,
+    UnknownNameError,
+    listing,
+)
 from fogx.reading.versions import is_for_all_roots, numbered
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.store import Store
@@ -21,6 +31,11 @@ from fogx.storage.log import root as log_root
 from fogx.storage.log.commit import EpisodeLog
 from fogx.storage.log.rows import BASE
 from fogx.storage.tables.index import read_index
+
+_T = TypeVar("_T")
+
+REMOTE_AT_ONCE = 32
+"""Remote files looked at together: each takes a few short reads, and most of the time is waiting."""
 
 
 class Root:
@@ -145,6 +160,7 @@ class Roots:
                 f"{len(missing)} of {len(self.all)} roots hold no dataset: {listing(missing)}. Only the write root "
                 f"({self.write.path}) is created when missing; check the spelling, or write to the others first."
             )
+        self._everything: Chosen | None = None
         self._check_ids()
 
     def at(self, version: Any) -> Roots:
@@ -169,77 +185,86 @@ class Roots:
 
     def chosen(self) -> Chosen:
         """Return every episode, write root first, in order of id; an episode that two roots hold comes once."""
+        tables = tuple(root.rows for root in self.all)
+        known = self._everything
+        if known is not None and all(old is new for old, new in zip(known.tables, tables, strict=True)):
+            return known
         roots, rows = [], []
-        earlier: list[pa.ChunkedArray] = []
-        for number, root in enumerate(self.all):
-            ids = root.rows["episode_id"]
-            mine = np.arange(len(ids))
-            if earlier:
-                mine = mine[~_mask(pc.is_in(ids, pa.concat_arrays([c for seen in earlier for c in seen.chunks])))]
-            earlier.append(ids)
-            roots.append(np.full(len(mine), number))
-            rows.append(mine)
-        return Chosen(tuple(self.all), np.concatenate(roots), np.concatenate(rows))
+        for number, table in enumerate(tables):
+            ids = table["episode_id"]
+            mine = np.ones(len(ids), dtype=bool)
+            for earlier in tables[:number]:
+                mine &= ~_shared(ids, earlier["episode_id"])
+            rows.append(np.flatnonzero(mine))
+            roots.append(np.full(len(rows[-1]), number, np.int32))
+        self._everything = Chosen(tuple(self.all), tables, np.concatenate(roots), np.concatenate(rows))
+        return self._everything
 
     def _check_ids(self) -> None:
         for number, root in enumerate(self.all[1:], 1):
-            ids = root.rows["episode_id"]
+            rows = root.rows
             for other in self.all[:number]:
-                twice = np.flatnonzero(_mask(pc.is_in(ids, other.rows["episode_id"].combine_chunks())))
-                if not len(twice):
+                theirs = other.rows
+                twice = rows.filter(pa.array(_shared(rows["episode_id"], theirs["episode_id"])))
+                if not twice.num_rows:
                     continue
-                there = positions_of(other.rows["episode_id"], ids.take(pa.array(twice)).combine_chunks())
-                for row, same in zip(twice.tolist(), there.tolist(), strict=True):
-                    if _checksum(root, row) != _checksum(other, same):
-                        raise SchemaMismatchError(
-                            f"episode {ids[row].as_py()} is in {other.path} and in {root.path} with different content; "
-                            "read the two roots in handles of their own."
-                        )
+                ids = twice["episode_id"].combine_chunks()
+                same = theirs.take(pa.array(positions_of(theirs["episode_id"], ids)))
+                pairs = zip(_checksums(root, twice), _checksums(other, same), strict=True)
+                unlike = [ids[at].as_py() for at, (mine, other_one) in enumerate(pairs) if mine != other_one]
+                if unlike:
+                    raise SchemaMismatchError(
+                        f"{len(unlike)} episodes are in {other.path} and in {root.path} with different content: "
+                        f"{listing(unlike, most=3)}; read the two roots in handles of their own."
+                    )
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Episodes in an order.
+    """Episodes in an order, as they were when they were chosen: what is committed later does not change them.
 
     Args:
         roots: The handle's roots, write root first.
-        root: `(N,)` int: which root holds each.
-        row: `(N,)` int: its row there, now.
+        tables: The rows of each root.
+        root: `(N,)` int: which root holds each episode.
+        row: `(N,)` int: its row there.
     """
 
     roots: tuple[Root, ...]
+    tables: tuple[pa.Table, ...]
     root: np.ndarray
     row: np.ndarray
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def __iter__(self) -> Iterator[tuple[Root, int]]:
+    def __iter__(self) -> Iterator[tuple[Root, pa.Table]]:
+        """Yield the root and the row, as a table of one, of each episode."""
         for root, row in zip(self.root.tolist(), self.row.tolist(), strict=True):
-            yield self.roots[root], row
+            yield self.roots[root], self.tables[root].slice(row, 1)
 
     def at(self, positions: np.ndarray) -> Chosen:
         """Return some of the episodes."""
-        return Chosen(self.roots, self.root[positions], self.row[positions])
+        return Chosen(self.roots, self.tables, self.root[positions], self.row[positions])
 
-    def by_root(self) -> Iterator[tuple[Root, np.ndarray]]:
-        """Yield each root that holds some, with the positions of its episodes."""
-        for number, root in enumerate(self.roots):
+    def by_root(self, names: Sequence[str] | None = None) -> Iterator[tuple[Root, pa.Table, np.ndarray]]:
+        """Yield each root that holds some, with (the named columns of) their rows in this order, and their positions in it."""
+        for number, (root, table) in enumerate(zip(self.roots, self.tables, strict=True)):
             positions = np.flatnonzero(self.root == number)
-            if len(positions):
-                yield root, positions
+            if not len(positions):
+                continue
+            rows = table if names is None else table.select(list(names))
+            yield root, taken(rows, self.row[positions]), positions
 
     def table(self, names: Sequence[str]) -> pa.Table:
         """Return columns of fogx's own, one row an episode, in this order."""
         schema = pa.schema([BASE.field(name) for name in names])
         parts, where = [schema.empty_table()], [np.zeros(0, np.int64)]
-        for root, positions in self.by_root():
-            rows = root.rows.select(list(names))
-            whole = len(positions) == rows.num_rows and bool((self.row[positions] == np.arange(rows.num_rows)).all())
-            parts.append((rows if whole else rows.take(pa.array(self.row[positions]))).cast(schema))
+        for _, rows, positions in self.by_root(names):
+            parts.append(rows.cast(schema))
             where.append(positions)
         table = pa.concat_tables(parts)
-        return table if len(parts) <= 2 else table.take(pa.array(np.argsort(np.concatenate(where), kind="stable")))
+        return table if len(parts) <= 2 else table.take(pa.array(np.argsort(np.concatenate(where))))
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return one of these columns."""
@@ -248,6 +273,8 @@ class Chosen:
 
 def positions_of(ids: pa.ChunkedArray, wanted: pa.Array) -> np.ndarray:
     """Return where each wanted id stands, -1 where it does not; both hold each id once."""
+    if ids.equals(pa.chunked_array([wanted])):
+        return np.arange(len(wanted))
     found = np.flatnonzero(_mask(pc.is_in(ids, wanted)))
     # A hash of the few that were found, not of all there are.
     order = pc.index_in(wanted, ids.take(pa.array(found)).combine_chunks()) if len(found) else pa.nulls(len(wanted), pa.int32())
@@ -255,10 +282,61 @@ def positions_of(ids: pa.ChunkedArray, wanted: pa.Array) -> np.ndarray:
     return np.where(where < 0, -1, found[where] if len(found) else -1)
 
 
+def taken(rows: pa.Table, positions: np.ndarray) -> pa.Table:
+    """Return rows at positions; the table itself, not a copy, where these are all of it."""
+    whole = len(positions) == len(rows) and bool((positions == np.arange(len(rows))).all())
+    return rows if whole else rows.take(pa.array(positions))
+
+
+def same_of(codes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the positions of each group of equal codes, in order of code; within a group in their own order."""
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order])) + 1
+    yield from np.split(order, starts) if len(codes) else ()
+
+
+def read_index_files(root: Root, rows: pa.Table, read: Callable[[str, np.ndarray], _T]) -> Iterator[tuple[np.ndarray, _T]]:
+    """Read each index file that rows of a root point to once, remote ones several at a time.
+
+    Args:
+        root: The root.
+        rows: Rows of its table, with `index_file` and `index_row`.
+        read: Is given an index file and the numbers of the rows wanted of it.
+
+    Yields:
+        The positions of the rows that point to one file, and what `read` returned for it.
+
+    Raises:
+        CorruptDataError: A row that points nowhere.
+    """
+    files, numbers = rows["index_file"].combine_chunks().dictionary_encode(), rows["index_row"]
+    if lost := max(files.null_count, numbers.null_count):
+        raise CorruptDataError(f"{root.path}: {lost} of {len(rows)} selected rows of the episodes table name no index row.")
+    places = list(same_of(files.indices.to_numpy()))
+    names = [files[int(positions[0])].as_py() for positions in places]
+    wanted = [numbers.to_numpy()[positions] for positions in places]
+    if root.store.is_local:
+        yield from zip(places, map(read, names, wanted), strict=True)
+    else:
+        with ThreadPoolExecutor(REMOTE_AT_ONCE) as pool:
+            yield from zip(places, pool.map(read, names, wanted), strict=True)
+
+
+def _shared(ids: pa.ChunkedArray, others: pa.ChunkedArray) -> np.ndarray:
+    """Return a mask of the ids that stand among others; both are in order."""
+    apart = not len(ids) or not len(others) or ids[0].as_py() > others[-1].as_py() or others[0].as_py() > ids[-1].as_py()
+    return np.zeros(len(ids), bool) if apart else _mask(pc.is_in(ids, others.combine_chunks()))
+
+
 def _mask(mask: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(mask.to_numpy(), dtype=bool)
 
 
-def _checksum(root: Root, row: int) -> bytes:
-    index_file, index_row = root.rows["index_file"][row].as_py(), root.rows["index_row"][row].as_py()
-    return read_index(root.store, index_file, [index_row], parts=())[0].checksum
+def _checksums(root: Root, rows: pa.Table) -> list[bytes]:
+    """Return the checksum of each row's episode; each index file is read once."""
+    result = [b""] * len(rows)
+    read = functools.partial(read_index, root.store, parts=())
+    for positions, found in read_index_files(root, rows, read):
+        for position, index in zip(positions.tolist(), found, strict=True):
+            result[position] = index.checksum
+    return result

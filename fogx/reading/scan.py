@@ -15,6 +15,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from fogx.errors import CorruptDataError, StorageError
+from fogx.reading.roots import REMOTE_AT_ONCE
 from fogx.storage.files.store import Store
 from fogx.storage.tables.guarded import GuardedParquet, Room
 
@@ -23,9 +24,6 @@ FILES_AT_ONCE = 256
 10,000 ids takes 15 s, scans of 256 take 1.7 s."""
 
 _FILE = "__file"
-
-_REMOTE_AT_ONCE = 32
-"""Remote files looked at together: each takes a few short reads, and most of the time is waiting."""
 
 
 def scan_steps(store: Store, ids: Mapping[str, Sequence[str]], schema: Mapping[str, Any], *, moved: bool = False) -> pl.LazyFrame:
@@ -106,7 +104,7 @@ class _Source:
             for file in files:
                 self._check(file, names)
         else:
-            with ThreadPoolExecutor(_REMOTE_AT_ONCE) as pool:
+            with ThreadPoolExecutor(REMOTE_AT_ONCE) as pool:
                 list(pool.map(self._check, files, [names] * len(files)))
 
     def _check(self, file: str, names: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from fogx.errors import EpisodeNotFoundError, SelectionError, did_you_mean, listing
 from fogx.reading.roots import Chosen, Roots, positions_of
-from fogx.reading.table import episode_frame, is_mask, mask_of
+from fogx.reading.table import episode_frame, is_mask, mask_of, texts
 
 _NEAR = 10_000
 """Among so many ids the nearest to a wrong one is looked for."""
@@ -57,11 +57,12 @@ def in_write_root(roots: Roots, chosen: Chosen, verb: str) -> list[str]:
     Raises:
         SelectionError: Some lie in another root; names it.
     """
-    others = [(root.path, len(positions)) for root, positions in chosen.by_root() if root is not roots.write]
+    counts = np.bincount(chosen.root, minlength=len(chosen.roots)).tolist()
+    others = {root.path: count for root, count in zip(chosen.roots, counts, strict=True) if count and root is not roots.write}
     if others:
         raise SelectionError(
-            f"{verb} changes the write root only ({roots.write.path}), but {sum(n for _, n in others)} of {len(chosen)} selected "
-            f"episodes lie in {listing(sorted(path for path, _ in others))}. Open that root with fox.Dataset(path=...) to change it."
+            f"{verb} changes the write root only ({roots.write.path}), but {sum(others.values())} of {len(chosen)} selected "
+            f"episodes lie in {listing(sorted(others))}. Open that root with fox.Dataset(path=...) to change it."
         )
     return [str(i) for i in chosen.column("episode_id").to_pylist()]
 
@@ -69,9 +70,9 @@ def in_write_root(roots: Roots, chosen: Chosen, verb: str) -> list[str]:
 def _ids(selection: Any) -> pa.Array:
     if isinstance(selection, pd.DataFrame):
         if "episode_id" in selection.columns:
-            return _texts(selection["episode_id"])
+            return texts(selection["episode_id"])
         if selection.index.name == "episode_id" or selection.empty:
-            return _texts(selection.index)
+            return texts(selection.index)
         raise SelectionError(
             f"the frame has no column or index 'episode_id' (columns: {listing(selection.columns)}); keep that column when selecting."
         )
@@ -94,8 +95,3 @@ def _ids(selection: Any) -> pa.Array:
             "episode ids, or a function of the frame."
         )
     return pa.array(items, pa.string())
-
-
-def _texts(values: Any) -> pa.Array:
-    texts = pa.array(values.astype("string"), pa.string())
-    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fogx.errors import SelectionError, did_you_mean, listing
 from fogx.reading.roots import Chosen, Root
@@ -50,6 +51,16 @@ class EpisodeFrame(pd.DataFrame):
                 self._fogx_base = source._fogx_base
         return self
 
+    def __getstate__(self) -> Any:
+        # A few rows sent to another process take the rows that they were made from along, not a million.
+        state: Any = super().__getstate__()
+        base = state.get("_fogx_base")
+        ids = self["episode_id"] if "episode_id" in self.columns else self.index.to_series()
+        if base and isinstance(ids, pd.Series) and len(ids) < sum(map(len, base.values())):
+            wanted = texts(ids)
+            state["_fogx_base"] = {path: rows.filter(pc.is_in(rows["episode_id"], wanted)) for path, rows in base.items()}
+        return state
+
     def filter(self, items: Any = None, like: str | None = None, regex: str | None = None, axis: Any = None) -> EpisodeFrame:
         """Keep rows where a boolean mask is True, or select labels as `pandas.DataFrame.filter` does.
 
@@ -65,6 +76,12 @@ class EpisodeFrame(pd.DataFrame):
         if like is None and regex is None and axis is None and is_mask(items):
             return self.iloc[np.flatnonzero(mask_of(items, self.index))]
         return super().filter(items=items, like=like, regex=regex, axis=axis)
+
+
+def texts(values: pd.Series | pd.Index) -> pa.Array:
+    """Return ids as arrow text."""
+    array = pa.array(values.astype("string"), pa.string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def is_mask(value: Any) -> bool:
@@ -91,7 +108,10 @@ def mask_of(value: Any, index: pd.Index) -> np.ndarray:
                 "the mask is a Series with other labels than the table; make it from the same table, or give its .array."
             )
         value = value.reindex(index)
-    mask: np.ndarray = pd.array(value, dtype="boolean").to_numpy(dtype=bool, na_value=False)
+    array: Any = value.array if isinstance(value, (pd.Series, pd.Index)) else value
+    if not (isinstance(array, pd.api.extensions.ExtensionArray) and pd.api.types.is_bool_dtype(array.dtype)):
+        array = pd.array(array, dtype="boolean")  # of arrow's own bools pandas would make a million objects here
+    mask: np.ndarray = array.to_numpy(dtype=bool, na_value=False)
     if len(mask) != rows:
         raise SelectionError(f"the mask has {len(mask)} values, the table has {rows} rows; make it from the same table.")
     return mask
@@ -100,17 +120,15 @@ def mask_of(value: Any, index: pd.Index) -> np.ndarray:
 def episode_frame(chosen: Chosen) -> EpisodeFrame:
     """Return a fresh frame of the episodes; changing it changes nothing stored."""
     parts, where = [], []
-    for root, positions in chosen.by_root():
-        rows = root.rows
-        whole = len(positions) == rows.num_rows and bool((chosen.row[positions] == np.arange(rows.num_rows)).all())
-        parts.append(part(root, rows if whole else rows.take(pa.array(chosen.row[positions]))))
+    for root, rows, positions in chosen.by_root():
+        parts.append(part(root, rows))
         where.append(positions)
     if not parts:
-        parts = [part(chosen.roots[0], chosen.roots[0].rows.slice(0, 0))]
+        parts = [part(chosen.roots[0], chosen.tables[0].slice(0, 0))]
     frame = EpisodeFrame(pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0])
     if len(parts) > 1:
         frame = EpisodeFrame(frame.iloc[np.argsort(np.concatenate(where))].reset_index(drop=True))
-    frame._fogx_base = {root.path: root.rows for root in chosen.roots}
+    frame._fogx_base = {root.path: rows for root, rows in zip(chosen.roots, chosen.tables, strict=True)}
     return frame
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import fogx as fox
 from fogx.errors import SchemaMismatchError, SelectionError
+from fogx.reading import images as frames
 
 
 def _record(dataset, **features):
@@ -133,3 +134,44 @@ def test_large_values_are_read_back(dataset):
     assert steps.schema["cloud"] == pl.Array(pl.Float64, (2_000, 3))
     assert np.array_equal(steps["cloud"].to_numpy(), clouds)
     assert np.array_equal(dataset.episodes[0]["cloud"], clouds)
+
+
+@pytest.mark.parametrize("images", ["encoded", "pixels"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_frames_are_read_of_the_steps_asked_for(dataset, monkeypatch, images, backwards):
+    """In whatever order: a head() or filter() reads its own frames and no others."""
+    shots = [[np.full((32, 32, 3), 10 * n + i, np.uint8) for i in range(4)] for n in range(3)]
+    ids = [_record(dataset, view=shot, x=[n] * 4) for n, shot in enumerate(shots)]
+    order = [2, 0, 1] if backwards else [0, 1, 2]
+    real, read = frames.read_frames, []
+    monkeypatch.setattr(
+        frames, "read_frames", lambda store, places, numbers: read.extend(numbers) or real(store, places, numbers)
+    )
+    steps = dataset.get_step_data([ids[n] for n in order], images=images)
+    assert read == []
+    assert steps.head(2).collect()["x"].to_list() == [order[0]] * 2
+    assert len(read) == 2
+    last = steps.filter(pl.col("step_index") == 3).collect()
+    assert len(read) == 5
+    if images == "pixels":
+        assert last["view"].to_numpy()[:, 0, 0, 0].tolist() == [10 * n + 3 for n in order]
+    assert steps.select("x").collect()["x"].to_list() == np.repeat(order, 4).tolist()
+    assert len(read) == 5
+
+
+def test_cameras_of_unlike_dtypes(dataset):
+    """Depth beside colour under one name: the wider type, whatever the order."""
+    wide, narrow = np.full((32, 32), 40_000, np.uint16), np.full((32, 32), 9, np.uint8)
+    small = np.full((32, 48), 7, np.uint8)
+    ids = [_record(dataset, view=[wide, wide]), _record(dataset, view=[narrow])]
+    for wanted in (ids, ids[::-1]):
+        pixels = dataset.get_step_data(wanted, images="pixels").collect()
+        assert pixels.schema["view"] == pl.Array(pl.UInt16, (32, 32))
+        assert sorted(pixels["view"].to_numpy()[:, 0, 0].tolist()) == [9, 40_000, 40_000]
+    ids.append(_record(dataset, view=[small]))
+    for wanted in (ids, ids[::-1]):
+        pixels = dataset.get_step_data(wanted, images="pixels").collect()
+        assert pixels.schema["view"] == pl.List(pl.UInt16)
+        assert [(len(row), row[0]) for row in pixels["view"].to_list()][:: 1 if wanted is ids else -1] == [
+            (1024, 40_000), (1024, 40_000), (1024, 9), (1536, 7)
+        ]  # fmt: skip

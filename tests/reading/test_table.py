@@ -84,6 +84,20 @@ def test_the_class_survives_pandas_operations(dataset):
     assert isinstance(info["score"], pd.Series)
 
 
+def test_a_part_that_was_pickled_knows_what_it_was_made_from(dataset):
+    """And no more: the rows of all others stay behind."""
+    info = dataset.get_episode_info()
+    for part in (info.iloc[[2]], info.iloc[[2]].set_index("episode_id")):
+        again = pickle.loads(pickle.dumps(part))
+        assert [len(rows) for rows in again._fogx_base.values()] == [1]
+        assert dataset.update_episode_info(again) == 0
+    other = fox.Dataset(dataset.path)
+    other.tag([info["episode_id"][2]], score=50)
+    again["score"] = 60
+    with pytest.raises(ConflictError, match="score"):
+        dataset.update_episode_info(again)
+
+
 def test_edits_go_back_in_one_commit(dataset):
     info = dataset.get_episode_info()
     version = dataset.version
@@ -112,6 +126,32 @@ def test_absent_rows_and_columns_stay(dataset):
     assert dataset.update_episode_info(part) == 2
     assert dataset.get_episode_info()["score"].fillna(-1).tolist() == [-1, 10, 20, 3]
     assert dataset.get_episode_info()["collector"].tolist() == info["collector"].tolist()
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        {},
+        {"num_steps": "int64", "collector": "str"},
+        {"num_steps": "float64", "score": "float64"},
+        {"collector": object, "score": object},
+        {"collector": pd.StringDtype("python"), "duration_s": "float64", "num_steps": "Int8"},
+        {"collector": "category"},
+        {"success": "bool[pyarrow]", "score": "int16[pyarrow]"},
+    ],
+)
+def test_only_cells_that_differ_are_written_whatever_their_dtype(dataset, dtypes):
+    info = dataset.get_episode_info().sort_values("num_steps", ascending=False).astype(dtypes)
+    version = dataset.version
+    assert dataset.update_episode_info(info) == 0
+    assert dataset.version == version
+    info.loc[2, "collector"] = "ana"
+    info.loc[[1, 2], "score"] = 5
+    assert dataset.update_episode_info(info) == 2
+    again = dataset.get_episode_info()
+    assert again["collector"].tolist() == ["ben", "ana", "ana", "ana"]
+    assert again["score"].fillna(-1).tolist() == [-1, 5, 5, 3]
+    assert dataset.version == version + 1
 
 
 @pytest.mark.parametrize(

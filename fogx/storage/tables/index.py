@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -143,7 +143,7 @@ def read_index(
             here = asked[groups == group]
             table = file.read([group], wanted, room, expected)
             local = table.take(pa.array(here - (ends[group] - file.group_rows[group])))
-            found |= {int(row): _from_arrow(local.slice(i, 1)) for i, row in enumerate(here)}
+            found |= dict(zip(here.tolist(), _from_arrow(local), strict=True))
     return [found[int(row)] for row in rows]
 
 
@@ -164,10 +164,16 @@ def read_steps_places(store: Store, pointer: str, rows: np.ndarray) -> pa.Table:
     what, expected = f"{store.root}: {pointer}", pa.schema([_SCHEMA.field("steps")])
     with store.open(pointer) as source, readable(what):
         file = GuardedParquet(source, what, checksums=True)
-        steps = file.read(range(len(file.group_rows)), ["steps"], Room(), expected)["steps"]
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(steps)):
-            raise ValueError(f"it has {len(steps)} rows, {listing(np.unique(rows), most=3)} are asked for")
-        chosen = steps.take(pa.array(rows)).combine_chunks()
+        ends = np.cumsum(file.group_rows)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < sum(file.group_rows)):
+            raise ValueError(f"it has {sum(file.group_rows)} rows, {listing(np.unique(rows), most=3)} are asked for")
+        inside = np.searchsorted(ends, rows, side="right")
+        groups = np.unique(inside)
+        sizes = np.array([file.group_rows[group] for group in groups], np.int64)
+        # Where a group begins in its file, less where it begins among those that are read.
+        shift = ends[groups] - np.cumsum(sizes)
+        steps = file.read(groups.tolist(), ["steps"], Room(), expected)["steps"]
+        chosen = steps.take(pa.array(rows - shift[np.searchsorted(groups, inside)])).combine_chunks()
         flat = pa.Table.from_struct_array(chosen.flatten())
         numbers = pc.list_parent_indices(chosen)
         if any(column.null_count for column in flat.columns):
@@ -234,11 +240,15 @@ def _to_arrow(row: IndexRow) -> dict[str, Any]:
     }
 
 
-def _from_arrow(table: pa.Table) -> IndexRow:
+def _from_arrow(table: pa.Table) -> list[IndexRow]:
     # The long lists of frames stay numbers: as Python objects they would take ten times the memory.
-    (row,) = table.drop_columns(["frames"] if "frames" in table.column_names else []).to_pylist()
+    plain = table.drop_columns(["frames"] if "frames" in table.column_names else []).to_pylist()
+    frames = _frames_places(table["frames"].combine_chunks()) if "frames" in table.column_names else [[] for _ in plain]
+    return [_row(row, places) for row, places in zip(plain, frames, strict=True)]
+
+
+def _row(row: dict[str, Any], frames: list[FramesPlace]) -> IndexRow:
     steps = [StepsPlace(**place) for place in row.get("steps") or []]
-    frames = _frames_places(table["frames"][0].values) if "frames" in table.column_names else []
     _check_places(row, steps if "steps" in row else None, frames)
     return IndexRow(
         episode_id=row["episode_id"],
@@ -248,23 +258,28 @@ def _from_arrow(table: pa.Table) -> IndexRow:
         partial=row["partial"] or [],
         steps=steps,
         frames=frames,
-        metadata=decode_nested(row.get("metadata")),
+        metadata=decode_nested(row["metadata"]) if row.get("metadata") else {},
         stats={entry.pop("feature"): FeatureStats.from_dict(entry) for entry in row.get("stats") or []},
     )
 
 
-def _frames_places(array: pa.StructArray | None) -> list[FramesPlace]:
-    if array is None:
-        return []
-    places = []
-    for place in array:
-        plain = {name: place[name].as_py() for name in ("feature", "file", "row_group", "first_row", "first_frame", "offset")}
-        lengths, crc32c = (place[name].values for name in ("lengths", "crc32c"))
-        if lengths.null_count or crc32c.null_count or len(lengths) != len(crc32c):
-            raise ValueError("a place of frames lacks lengths or checksums")
+def _frames_places(rows: pa.ListArray) -> list[list[FramesPlace]]:
+    fields = dict(zip((f.name for f in _FRAMES), rows.flatten().flatten(), strict=True))
+    arrays = _arrays(fields.pop("lengths"), fields.pop("crc32c"))
+    plain = pa.Table.from_arrays(list(fields.values()), list(fields)).to_pylist()
+    places = [FramesPlace(**place, lengths=a, crc32c=c) for place, (a, c) in zip(plain, arrays, strict=True)]
+    ends = np.cumsum(numpy_view(pc.list_value_length(rows).fill_null(0))).tolist()
+    return [places[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+
+def _arrays(lengths: pa.ListArray, crc32c: pa.ListArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the lengths and checksums of each place."""
+    sizes, values, checksums = pc.list_value_length(lengths), lengths.flatten(), crc32c.flatten()
+    if sizes.null_count or values.null_count or checksums.null_count or not sizes.equals(pc.list_value_length(crc32c)):
+        raise ValueError("a place of frames lacks lengths or checksums")
+    for start, end in itertools.pairwise([0, *np.cumsum(numpy_view(sizes)).tolist()]):
         # Copies: a view would keep the whole row group alive.
-        places.append(FramesPlace(**plain, lengths=numpy_view(lengths).copy(), crc32c=numpy_view(crc32c).copy()))
-    return places
+        yield numpy_view(values)[start:end].copy(), numpy_view(checksums)[start:end].copy()
 
 
 def _check_places(row: Mapping[str, Any], steps: Sequence[StepsPlace] | None, frames: Sequence[FramesPlace]) -> None:
