@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fogx import registry
-from fogx.errors import SchemaMismatchError, listing
+from fogx.errors import CorruptDataError, SchemaMismatchError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, EpisodeData
 from fogx.reading.roots import Chosen, Root
@@ -19,6 +19,9 @@ from fogx.storage.log.rows import BASE, EDITABLE, extra_values
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
 from fogx.storage.tables.steps import read_steps
+
+_SHARED = ("episode_id", "schema_id", "num_steps")
+"""What an episode's row and its index row both say."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,30 @@ def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "metadata"
     result: list[Located | None] = [None] * len(chosen)
     for root, positions in chosen.by_root():
         rows, at = root.rows, chosen.row[positions]
-        pointers = rows.select(["index_file", "index_row"]).take(pa.array(at)).to_pydict()
+        pointers = rows.select(["index_file", "index_row", *_SHARED]).take(pa.array(at)).to_pydict()
         by_file: dict[str, list[int]] = {}
         for number, file in enumerate(pointers["index_file"]):
             by_file.setdefault(file, []).append(number)
         for file, numbers in by_file.items():
             found = read_index(root.store, file, [pointers["index_row"][n] for n in numbers], parts)
             for number, index in zip(numbers, found, strict=True):
+                check_index(root.path, {name: pointers[name][number] for name in _SHARED}, index)
                 result[positions[number]] = Located(root, rows, int(at[number]), index)
     return [located for located in result if located is not None]
+
+
+def check_index(root: str, row: Mapping[str, Any], index: IndexRow) -> None:
+    """Refuse an index row that is of another episode than the row that points to it.
+
+    Raises:
+        CorruptDataError: Names the episode and what differs.
+    """
+    for name in _SHARED:
+        if row[name] != getattr(index, name):
+            raise CorruptDataError(
+                f"{root}: episode {str(row['episode_id'])[:60]} points to an index row with {name} {str(getattr(index, name))[:60]}, "
+                f"its own is {str(row[name])[:60]}. See what is damaged with fox.check({root!r})."
+            )
 
 
 def decoder(feature: Feature) -> Callable[[bytes], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fogx.errors import SchemaMismatchError, SelectionError, did_you_mean, listing
+from fogx.errors import CorruptDataError, SchemaMismatchError, SelectionError, did_you_mean, listing
 from fogx.feature import STEP_KEYS, Feature, Schema
 from fogx.reading.episodes import decoder, locate
 from fogx.reading.roots import Chosen, Root
@@ -80,6 +81,8 @@ def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl
     frame = pl.concat(scans)
     if (np.diff(np.concatenate([group.order for group in groups])) < 0).any():
         wanted = chosen.column("episode_id").to_pylist()
+        if len(set(wanted)) != len(wanted):
+            raise CorruptDataError(f"{listing(root.path for root in chosen.roots)}: the episodes table holds an episode twice.")
         rank = pl.col("episode_id").replace_strict(wanted, range(len(wanted)), return_dtype=pl.Int64)
         frame = frame.sort(rank, "step_index")
     if metadata is not None:
@@ -187,7 +190,7 @@ def _dtype(feature: Feature, images: str) -> Any:
         return element()
     if feature.in_frames:
         return pl.Array(element, tuple(int(d or 0) for d in feature.shape))
-    return pl.Array(element, int(np.prod([d for d in feature.shape if d is not None])))
+    return pl.Array(element, math.prod(d for d in feature.shape if d is not None))
 
 
 def _supertype(dtypes: set[str]) -> str | None:

@@ -89,7 +89,7 @@ def check_inside(root: str, path: str) -> str:
     Raises:
         CorruptDataError: It leaves the root.
     """
-    if not is_url(root) and not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+    if not is_url(root) and not os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(root), "")):
         raise CorruptDataError(
             f"{root}: {path[len(root) + 1 :]} is a link that leaves the dataset's folder. It was not followed."
         )

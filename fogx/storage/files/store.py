@@ -76,6 +76,17 @@ class Store:
         except FileNotFoundError:
             raise self._lost(pointer) from None
 
+    def open_named(self, name: str) -> IO[bytes]:
+        """Open a file named by fogx itself, as `open` does a data file.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        path = join(self.root, name)
+        if self.is_local:
+            return os.fdopen(open_regular(check_inside(self.root, path)), "rb")
+        return self._remote().open(path, "rb", cache_type="none")  # type: ignore[no-any-return]
+
     def read_ranges(self, pointer: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of half-open `(start, stop)` ranges of one file.
 
@@ -134,7 +145,7 @@ class Store:
 
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
         """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder."""
-        top = join(self.root, folder)
+        top = check_inside(self.root, join(self.root, folder))
         if self.is_local:
             for path, _, names in os.walk(top):
                 for name in names:
@@ -160,6 +171,7 @@ class Store:
     def unlink(self, name: str) -> None:
         """Remove a file that fogx itself named; one that is gone already is fine."""
         path = join(self.root, name)
+        check_inside(self.root, os.path.dirname(path))  # the link itself may go, what it leads to may not
         with suppress(FileNotFoundError):
             os.unlink(path) if self.is_local else self._remote().rm_file(path)
 
