@@ -70,12 +70,13 @@ def partition_folder(column: str, value: str | None) -> str:
     return f"{column}={re.sub(r'%[0-9A-F]?$', '', cut)}"
 
 
-def check_pointer(root: str, pointer: str) -> str:
+def check_pointer(root: str, pointer: str | None) -> str:
     """Return the full path of a data file that a row names.
 
     Raises:
         CorruptDataError: The pointer is not of the one form that fogx writes, or a symlink leads it out of the root.
     """
+    pointer = pointer or ""
     if not _POINTER.fullmatch(pointer):
         raise CorruptDataError(
             f"{root}: a row points to {pointer[:120]!r}, which is not a name fogx gives. The row was not used."

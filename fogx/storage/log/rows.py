@@ -248,13 +248,13 @@ def check_rows(table: pa.Table) -> pa.Table:
     """Return rows of the table, after looking for what no writer leaves out.
 
     Raises:
-        ValueError: A row without id or pointers, or with a negative number of steps.
+        ValueError: A row without id or number of steps, or with a negative one.
     """
-    for name in ("episode_id", "num_steps", "schema_id", "index_file", "index_row"):
+    for name in ("episode_id", "num_steps"):
         if table[name].null_count:
             raise ValueError(f"{table[name].null_count} of {table.num_rows} rows have no {name}")
-    if table.num_rows and min(pc.min(table["num_steps"]).as_py(), pc.min(table["index_row"]).as_py()) < 0:
-        raise ValueError("a row has a negative num_steps or index_row")
+    if table.num_rows and pc.min(table["num_steps"]).as_py() < 0:
+        raise ValueError("a row has a negative num_steps")
     return table
 
 

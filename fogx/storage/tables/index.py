@@ -222,8 +222,8 @@ def _read_schema_text(store: Store, schema_id: str) -> str | None:
 
 
 def _schema_name(schema_id: str) -> str:
-    if not (len(schema_id) == 32 and set(schema_id) <= set("0123456789abcdef")):
-        raise CorruptDataError(f"a row names the schema {schema_id[:60]!r}, which is not an id that fogx gives.")
+    if not (isinstance(schema_id, str) and len(schema_id) == 32 and set(schema_id) <= set("0123456789abcdef")):
+        raise CorruptDataError(f"a row names the schema {str(schema_id)[:60]!r}, which is not an id that fogx gives.")
     return f"index/schemas/{schema_id}.json"
 
 
