@@ -61,7 +61,7 @@ class JpegCodec:
             raise CorruptDataError(f"JPEG of {len(data)} bytes has {scans} scans, allowed are {_MOST_SCANS}.")
         try:
             pixels = _decode(data, colorspace, strict=True)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             # Webcams put stray bytes between segments; every decoder skips them, and the picture is whole.
             if "extraneous bytes" not in str(error):
                 raise CorruptDataError(f"JPEG of {len(data)} bytes cannot be decoded: {error}.") from None

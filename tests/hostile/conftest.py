@@ -69,21 +69,25 @@ class Child:
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         line = self._line(process)
-        if line is None:
-            process.kill()
         if not line:
-            code = process.wait()
-            self._process = None
+            code = self.close()
             return Outcome([], 0, "hung" if line is None else f"ended with {code}")
         answer = json.loads(line)
         return Outcome(answer["errors"], answer["peak_mb"])
 
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def close(self) -> int | None:
+        """End the process, and return how it ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with process:  # closes its pipes
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(5)  # it ends where its input does, and one that died says how
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return process.returncode
 
     def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, str(HERE / "child.py"), json.dumps(dict(self._config))]
