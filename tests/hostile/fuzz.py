@@ -13,6 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import atheris
@@ -42,6 +43,14 @@ with atheris.instrument_imports(include=["fogx"]):
 
 HERE = Path(__file__).parent
 BRIDGE = HERE.parents[1] / "examples/data/rlds/bridge_dataset/1.0.0"
+
+
+class NoTensorFlow(MetaPathFinder):
+    """Users need not have it, and no data may have it imported."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == "tensorflow":
+            raise AssertionError("data had TensorFlow imported")
 
 
 def in_folder(name: str, also: str = "") -> Callable[[bytes], Path]:
@@ -242,7 +251,7 @@ def main() -> None:
     given = parser.parse_args()
     fox.config(memory_mb=64, max_pixels=1_000_000, progress=False)
     run, seeds = TARGETS[given.target]()
-    sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]  # data must not have it imported
+    sys.meta_path.insert(0, NoTensorFlow())
     corpus = Path(tempfile.mkdtemp())
     for number, seed in enumerate(seeds):
         (corpus / str(number)).write_bytes(seed)

@@ -25,6 +25,7 @@ TIMESTAMP = "timestamp_ns"
 """Step feature that holds the times of the steps, in datasets that fogx exported."""
 
 _CLASSES = "tensorflow_datasets.core.features."
+_TYPED = ("tensor", "image", "video", "audio")
 _TEXT = ("string", "object", "str", "bytes")
 
 
@@ -137,6 +138,9 @@ def _check_names(path: str, node: Any, where: str) -> None:
                 "would be imported, and so run, because a data file names it."
             )
     dtype = node.get("dtype")
+    typed = [content for key in _TYPED if isinstance(content := node.get(key), dict)]
+    if any(not isinstance(content.get("dtype"), str) for content in typed):
+        dtype = ""  # TFDS would import TensorFlow to ask it what that means
     if isinstance(dtype, str) and dtype not in NUMERIC_DTYPES + _TEXT:
         raise FeatureError(
             f"{path}: feature {where!r} has dtype {dtype[:80]!r}; fogx holds {listing(NUMERIC_DTYPES, most=20)} and text."
