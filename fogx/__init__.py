@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fogx.dataset import Dataset as Dataset
     from fogx.errors import FogxError as FogxError
     from fogx.feature import Feature as Feature
+    from fogx.jobs.check import check as check
+    from fogx.jobs.repair import repair as repair
     from fogx.settings import config as config
 
 __version__ = "0.1.0"
@@ -19,10 +21,12 @@ _WHERE = {
     "Dataset": "fogx.dataset",
     "Feature": "fogx.feature",
     "FogxError": "fogx.errors",
+    "check": "fogx.jobs.check",
     "config": "fogx.settings",
+    "repair": "fogx.jobs.repair",
 }
 
-__all__ = ["Dataset", "Feature", "FogxError", "__version__", "config"]
+__all__ = ["Dataset", "Feature", "FogxError", "__version__", "check", "config", "repair"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from fogx.feature import Feature
 from fogx.ids import new_id
+from fogx.jobs.check import check
 from fogx.jobs.compact import compact
 from fogx.jobs.edit import changed_cells, tag_cells
 from fogx.jobs.export import export_episodes
 from fogx.jobs.load import load_episodes
+from fogx.jobs.repair import repair
 from fogx.protocols import Executor
 from fogx.reading.overview import history_frame, html, line, vacuum_frame
 from fogx.reading.roots import Roots
@@ -45,7 +47,10 @@ class Dataset:
         load_from: Roots to read as one; each but the write root must hold a dataset.
         name: Name of a dataset that is yet to be created; the folder's name by default.
         features: What features mean, by name, for every episode recorded through this handle.
-        storage_options: For remote roots, as fsspec takes them (`key`, `secret`, `endpoint_url`, `anon`, …). Never stored.
+        storage_options: For remote roots, as s3fs and gcsfs take them; never stored. On S3 `key`, `secret`, `token`, `anon`,
+            `profile`, `endpoint_url`, `region_name`, `client_kwargs`, `config_kwargs` (as in `{"retries": {"max_attempts": 2}}`);
+            without credentials those of the environment. For roots that differ, dicts by URL, as in
+            `{"s3://ours": {"profile": "lab"}, "s3://open/bridge": {"anon": True}}`: the longest URL that a root lies under counts.
         version: Version to look at, as `at` takes it; the handle is then read-only.
         read_only: Refuse writes.
 
@@ -54,7 +59,8 @@ class Dataset:
         NotADatasetError: A path that is a file.
         FormatVersionError: A root written by a newer fogx.
         SelectionError: Neither `path` nor `load_from`.
-        UnknownNameError: No such version.
+        StorageError: A remote root that cannot be reached or may not be read; options that make writing unsafe.
+        UnknownNameError: No such version, profile or option.
     """
 
     def __init__(
@@ -313,6 +319,32 @@ class Dataset:
         chosen = choose(self._roots, episodes)
         in_write_root(self._roots, chosen, "compact")
         return compact(self._roots.write, chosen, partition_by)
+
+    def check(self, *, deep: bool = False) -> pd.DataFrame:
+        """Look for damage in the write root at its newest version; returns one row a finding, none where all is sound.
+
+        See `fogx.check`, which also takes roots that cannot be opened.
+
+        Args:
+            deep: Also read all values: page checksums, frames, the checksums of episodes, statistics; decode every image.
+        """
+        return check(self.path, deep=deep, storage_options=self._roots.write.store.options.for_fsspec())
+
+    def repair(self, *, dry_run: bool = False) -> pd.DataFrame:
+        """Set damage of the write root aside, save what can be saved, and return what was done; this handle is refreshed.
+
+        See `fogx.repair`, which also takes roots that cannot be opened.
+
+        Args:
+            dry_run: Change nothing; say what would be done.
+
+        Raises:
+            ReadOnlyError: The handle is read-only.
+        """
+        self._roots.write.check_writable()
+        done = repair(self.path, dry_run=dry_run, storage_options=self._roots.write.store.options.for_fsspec())
+        self.refresh()
+        return done
 
     # Versions
 

@@ -12,7 +12,7 @@ import fogx
 
 
 def test_the_public_names() -> None:
-    assert fogx.__all__ == ["Dataset", "Feature", "FogxError", "__version__", "config"]
+    assert fogx.__all__ == ["Dataset", "Feature", "FogxError", "__version__", "check", "config", "repair"]
     assert dir(fogx) == sorted(fogx.__all__)
 
 

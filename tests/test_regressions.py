@@ -38,7 +38,7 @@ def test_a_view_stays_with_its_episode(dataset):
     assert len(dataset) == 0
 
 
-@pytest.mark.parametrize("step", ["_checkpoint", "update", "sync"])
+@pytest.mark.parametrize("step", ["checkpoint", "update", "sync"])
 def test_closing_again_after_a_late_failure_doubles_nothing(dataset, monkeypatch, step):
     monkeypatch.setattr("fogx.storage.log.delta.UPKEEP_EVERY", 1)
     _record(dataset, 0)
@@ -50,7 +50,7 @@ def test_closing_again_after_a_late_failure_doubles_nothing(dataset, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(DeltaLog, step, fail)
-        if step == "_checkpoint":
+        if step == "checkpoint":
             episode.close()
         else:
             with pytest.raises(StorageError):

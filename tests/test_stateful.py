@@ -26,7 +26,7 @@ TAG = st.integers(0, 3) | st.sampled_from([0.5, "text"])
 
 SEAMS = [
     (Store, "create"), (Store, "sync"), (Store, "write_small"), (Store, "unlink"),
-    (DeltaLog, "sync"), (DeltaLog, "update"), (DeltaLog, "merge_small"), (DeltaLog, "_checkpoint"),
+    (DeltaLog, "sync"), (DeltaLog, "update"), (DeltaLog, "merge_small"), (DeltaLog, "checkpoint"),
     (durable, "write_whole"), (delta, "fsync_files"),
 ]  # fmt: skip
 
@@ -318,7 +318,7 @@ def alike(a, b):
 
 # A call takes some 20 ms, so there are fewer examples than elsewhere, of many calls each.
 Model.TestCase.settings = settings(
-    max_examples=settings.default.max_examples,
+    max_examples=settings.default.max_examples // 5,
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
 )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from fogx.errors import CorruptDataError
+from fogx.errors import CorruptDataError, StorageError
 from fogx.memory import Room
 from fogx.storage.files.store import Store
 from fogx.storage.tables.guarded import GuardedParquet
@@ -75,10 +75,10 @@ class _Source:
         store = self._store
         self._check_all(files, dict.fromkeys([*names, "episode_id"]))
         where = f"{store.root}: {files[0]}" + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
-        options = None if store.is_local else store.options.for_object_store()
+        options = None if store.is_local else store.options.for_polars()
         paths = {file: store.path(file) for file in files}
         pairs = [(episode_id, paths[file]) for file in files for episode_id in self._ids[file]]
-        with _readable(where):
+        with _readable(store, where):
             scan = pl.scan_parquet(
                 list(paths.values()),
                 glob=False,
@@ -94,7 +94,7 @@ class _Source:
             batches = scan.select(names).collect_batches(lazy=True)
         expected = {name: self._schema[name] for name in names}
         while True:
-            with _readable(where):
+            with _readable(store, where):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -120,8 +120,13 @@ class _Source:
 
 
 @contextmanager
-def _readable(where: str) -> Iterator[None]:
+def _readable(store: Store, where: str) -> Iterator[None]:
+    damage = (pl.exceptions.PolarsError, FileNotFoundError)
     try:
-        yield
+        # Of a remote root an OSError that is none of these is no damage: the store did not answer, or refused.
+        with nullcontext() if store.is_local else store.asking("reading steps", but=damage):
+            yield
+    except StorageError:
+        raise
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise CorruptDataError(f"{where} cannot be read: {str(error)[:300]}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fogx.errors import StorageError
 from fogx.protocols import EpisodeData
 from fogx.storage.files.store import Store
 from fogx.storage.log.commit import EpisodeLog
@@ -23,13 +24,17 @@ def seal(store: Store, writable: Callable[[], EpisodeLog], dataset: str, episode
     Raises:
         StorageError: It could not be saved; nothing of it is visible, and it can be tried again.
     """
-    log = writable()
-    packer = EpisodePacker(store, data.dataset or dataset)
     try:
-        packer.add(episode_id, data)
-        packed = packer.close()
-    except BaseException:
-        packer.abort()
+        log = writable()
+        packer = EpisodePacker(store, data.dataset or dataset)
+        try:
+            packer.add(episode_id, data)
+            packed = packer.close()
+        except BaseException:
+            packer.abort()
+            raise
+        log.append(packed.rows, operation="record", began=packed.began)
+    except StorageError as error:
+        error.add_note(f"Episode {episode_id} was not saved. It is still in memory: call its close() again.")
         raise
-    log.append(packed.rows, operation="record", began=packed.began)
     return episode_id

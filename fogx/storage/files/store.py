@@ -1,21 +1,29 @@
-"""The bytes of one root, local or remote, behind six operations. Safe to pickle and to use after fork."""
+"""The bytes of one root, local or remote, behind a few operations. Safe to pickle and to use after fork."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import IO, Any
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
 from fogx.errors import CorruptDataError, StorageError, missing_extra
-from fogx.storage.files.durable import fsync_files, make_folders, write_whole
+from fogx.storage.files.durable import fsync_files, fsync_folder, make_folders, write_whole
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import canonical_root, check_inside, check_pointer, is_url, join, open_regular
+from fogx.storage.files.remote import RemoteFile, asking
 
 _EXTRA_OF = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+
+_ROUNDS = 2
+"""How often s3fs lets botocore go through all its retries: the second time is for an answer that broke off while it was read."""
+
+
+_MISSING = (FileNotFoundError,)
 
 
 class Store:
@@ -23,12 +31,14 @@ class Store:
 
     Args:
         root: Local folder or URL; made canonical.
-        options: Options of a remote root.
+        options: Options of remote roots, of which this one's are taken.
+
+    Of a remote root every operation may raise `StorageError`, after bounded retries.
     """
 
     def __init__(self, root: str | os.PathLike[str], options: StorageOptions | None = None) -> None:
         self.root = canonical_root(root)
-        self.options = options or StorageOptions()
+        self.options = (options or StorageOptions()).of(self.root)
         self.is_local = not is_url(self.root)
         self._opened: tuple[int, Any] | None = None
 
@@ -48,13 +58,18 @@ class Store:
         if self.is_local:
             make_folders(os.path.dirname(path))
             return pa.OSFile(path, "wb")  # native: a short write raises, where a Python file's would go unseen
-        return self._remote().open(path, "wb")
+        with self.asking(f"writing {pointer}"):
+            return RemoteFile(self._remote().open(path, "wb"), partial(self.asking, f"writing {pointer}"))
 
     def remove(self, pointers: Iterable[str]) -> None:
         """Remove files that no commit names, as far as that is possible."""
         for pointer in pointers:
-            with suppress(OSError):
-                os.unlink(self.path(pointer)) if self.is_local else self._remote().rm_file(self.path(pointer))
+            try:
+                self._remove(self.path(pointer))
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return  # what fails for one, after its retries, fails for all
 
     def sync(self, pointers: Iterable[str]) -> None:
         """Make closed data files durable. Object stores acknowledge only durable writes, so there it does nothing."""
@@ -67,12 +82,8 @@ class Store:
         Raises:
             CorruptDataError: It is not there, though a row names it.
         """
-        path = self.path(pointer)
         try:
-            # s3fs' default cache would fetch megabytes around each small read.
-            if self.is_local:
-                return os.fdopen(open_regular(path), "rb")
-            return self._remote().open(path, "rb", cache_type="none")  # type: ignore[no-any-return]
+            return self._open(self.path(pointer), pointer)
         except FileNotFoundError:
             raise self._lost(pointer) from None
 
@@ -82,10 +93,15 @@ class Store:
         Raises:
             FileNotFoundError: It is not there.
         """
-        path = join(self.root, name)
+        return self._open(check_inside(self.root, join(self.root, name)), name)
+
+    def _open(self, path: str, name: str) -> IO[bytes]:
         if self.is_local:
-            return os.fdopen(open_regular(check_inside(self.root, path)), "rb")
-        return self._remote().open(path, "rb", cache_type="none")  # type: ignore[no-any-return]
+            return os.fdopen(open_regular(path), "rb")
+        with self.asking(f"reading {name}", but=_MISSING):
+            # s3fs' default cache would fetch megabytes around each small read.
+            file = self._remote().open(path, "rb", cache_type="none")
+        return cast(IO[bytes], RemoteFile(file, partial(self.asking, f"reading {name}")))
 
     def read_ranges(self, pointer: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of half-open `(start, stop)` ranges of one file.
@@ -105,7 +121,9 @@ class Store:
                     os.close(handle)
             else:
                 starts, stops = [r[0] for r in ranges], [r[1] for r in ranges]
-                result = self._remote().cat_ranges([path] * len(ranges), starts, stops)
+                with self.asking(f"reading {pointer}", but=_MISSING):
+                    # By default errors come among the results.
+                    result = self._remote().cat_ranges([path] * len(ranges), starts, stops, on_error="raise")
         except FileNotFoundError:
             raise self._lost(pointer) from None
         if any(len(data) != stop - start for data, (start, stop) in zip(result, ranges, strict=True)):
@@ -119,7 +137,8 @@ class Store:
             if self.is_local:
                 with os.fdopen(open_regular(check_inside(self.root, path)), "rb") as file:
                     return file.read()
-            return bytes(self._remote().cat_file(path))
+            with self.asking(f"reading {name}", but=_MISSING):
+                return bytes(self._remote().cat_file(path))
         except FileNotFoundError:
             return None
 
@@ -129,7 +148,24 @@ class Store:
         if self.is_local:
             write_whole(check_inside(self.root, path), data)
         else:
-            self._remote().pipe_file(path, data)
+            with self.asking(f"writing {name}"):
+                self._remote().pipe_file(path, data)
+
+    def create_small(self, name: str, data: bytes) -> bool:
+        """Write a small file of a remote root where there is none; return whether there was none.
+
+        An endpoint that does not know conditional PUT replaces it, and `True` is returned.
+        """
+        with self.asking(f"writing {name}"):
+            try:
+                self._remote().pipe_file(join(self.root, name), data, mode="create")
+            except OSError as error:
+                # Only where the answer names the condition does s3fs raise FileExistsError.
+                answer = getattr(error.__cause__, "response", None) or {}
+                if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") != 412:
+                    raise
+                return False
+        return True
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return name → bytes of the files directly in a folder; empty where there is no such folder."""
@@ -138,7 +174,8 @@ class Store:
             if self.is_local:
                 with os.scandir(path) as entries:
                     return {e.name: e.stat().st_size for e in entries if e.is_file()}
-            listed = self._remote().ls(path, detail=True, refresh=True)
+            with self.asking(f"listing {folder or 'the root'}", but=_MISSING):
+                listed = self._remote().ls(path, detail=True, refresh=True)
             return {e["name"].rsplit("/", 1)[-1]: e["size"] for e in listed if e["type"] == "file"}
         except FileNotFoundError:
             return {}
@@ -155,7 +192,9 @@ class Store:
                         yield os.path.relpath(full, self.root).replace(os.sep, "/"), about.st_size, about.st_mtime
             return
         bare = self.root.split("://", 1)[1]
-        for path, about in self._remote().find(top, detail=True, refresh=True).items():
+        with self.asking(f"listing {folder or 'the root'}"):
+            found = self._remote().find(top, detail=True, refresh=True)
+        for path, about in found.items():
             yield path[len(bare) + 1 :], about["size"], about["LastModified"].timestamp()
 
     def now_s(self) -> float:
@@ -164,16 +203,47 @@ class Store:
         self.write_small(name, b"")
         try:
             path = join(self.root, name)
-            return os.stat(path).st_mtime if self.is_local else float(self._remote().modified(path).timestamp())
+            if self.is_local:
+                return os.stat(path).st_mtime
+            with self.asking(f"reading the time of {name}"):
+                return float(self._remote().modified(path).timestamp())
         finally:
             self.unlink(name)
 
     def unlink(self, name: str) -> None:
         """Remove a file that fogx itself named; one that is gone already is fine."""
-        path = join(self.root, name)
-        check_inside(self.root, os.path.dirname(path))  # the link itself may go, what it leads to may not
+        check_inside(self.root, os.path.dirname(join(self.root, name)))  # the link itself may go, what it leads to may not
         with suppress(FileNotFoundError):
-            os.unlink(path) if self.is_local else self._remote().rm_file(path)
+            self._remove(join(self.root, name))
+
+    def _remove(self, path: str) -> None:
+        if self.is_local:
+            os.unlink(path)
+        else:
+            with self.asking(f"removing {path}", but=_MISSING):
+                self._remote().rm_file(path)
+
+    def asking(self, what: str, *, but: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
+        """Tell what another library raises inside the block as a `StorageError` of this root; see `remote.asking`."""
+        return asking(self.root, self.options, what, but=but)
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name under the same root, durably; one that is gone already is fine.
+
+        Behind a URL it is copied and then removed.
+        """
+        source, target = join(self.root, name), join(self.root, to)
+        for path in (source, target):
+            check_inside(self.root, os.path.dirname(path))
+        with suppress(FileNotFoundError):
+            if self.is_local:
+                make_folders(os.path.dirname(target))
+                os.replace(source, target)
+                fsync_folder(os.path.dirname(target))
+                fsync_folder(os.path.dirname(source))
+            else:
+                self._remote().copy(source, target)
+                self._remote().rm_file(source)
 
     def _lost(self, pointer: str) -> CorruptDataError:
         return CorruptDataError(
@@ -197,5 +267,7 @@ class Store:
                 raise StorageError(
                     f"{self.root}: no file system for {protocol!r} URLs; use a local folder, s3:// or gs://."
                 ) from error
+            if protocol.startswith("s3"):
+                system.retries = _ROUNDS
             self._opened = (os.getpid(), system)
         return self._opened[1]

@@ -66,8 +66,13 @@ class DeltaLog:
         return int(self.table.version())
 
     def update(self) -> None:
-        """Move to the newest version."""
-        self.table.update_incremental()
+        """Move to the newest version.
+
+        Raises:
+            StorageError: The log could not be read.
+        """
+        with self.store.asking("reading the log"):
+            self.table.update_incremental()
 
     def names(self) -> list[str]:
         """Return the files of the version that the handle is at."""
@@ -79,7 +84,7 @@ class DeltaLog:
         Raises:
             CorruptDataError: A file is gone or unreadable, or a column that fogx needs is missing.
         """
-        schema = self._schema()
+        schema = self.schema()
         missing = [name for name in BASE.names if name not in schema.names]
         if missing:
             raise CorruptDataError(f"{self.store.root}: the episodes table lacks the columns {listing(missing)}.")
@@ -124,7 +129,7 @@ class DeltaLog:
         actions += [RemoveAction(name, True, now_ms, None, None) for name in remove]
         marks = [Transaction(source, (self.table.transaction_version(source) or 0) + 1) for source in sources]
         mode = "overwrite" if overwrite else "append"
-        schema = add.schema if add is not None else self._schema()
+        schema = add.schema if add is not None else self.schema()
         token = uuid.uuid4().hex
         options = self._options(operation, episodes, token, marks)
         with self._committing(token):
@@ -179,7 +184,7 @@ class DeltaLog:
             if self._in_doubt:
                 # Once an fsync failed the kernel may call the next one good though the bytes are lost. A checkpoint is written
                 # anew and makes the entries before it unnecessary.
-                self._checkpoint()
+                self.checkpoint()
             if self._durable is None:
                 # What a checkpoint stands for was durable before it was written.
                 self._durable, kept = roots.checkpoint_before(self.store, version)
@@ -223,14 +228,14 @@ class DeltaLog:
         try:
             self.update()
             self.sync()
-            self._checkpoint()
+            self.checkpoint()
             # A handle slows down with every commit it follows; one opened from the checkpoint does not know them.
             self.table = roots.open_table(self.store, self.version)
         except (DeltaError, FogxError, OSError) as error:
             # The commit is durable; a checkpoint only makes opening faster.
             logger.warning("%s: the checkpoint of version %d failed and was left out: %s", self.store.root, self.version, error)
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
         """Write a checkpoint, make it durable, and read it back: a torn one would close the table."""
         self.table.create_checkpoint()
         name = f"{roots.LOG_FOLDER}/{self.version:020d}.checkpoint.parquet"
@@ -294,7 +299,8 @@ class DeltaLog:
         hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
         return {"commit_properties": properties, "post_commithook_properties": hooks}
 
-    def _schema(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:
+        """Return the columns of the version that the handle is at."""
         fields = []
         for f in pa.schema(self.table.schema().to_arrow()):
             kind = pa.string() if pa.types.is_string(f.type) or f.type in (pa.string_view(), pa.large_string()) else f.type
@@ -318,7 +324,7 @@ class DeltaLog:
             raise CorruptDataError(f"{self.store.root}: the log names {name[:120]!r}, which is not a file fogx writes.")
         try:
             with self.store.open_named(f"episodes/{name}") as source:
-                return read_table(source, f"{self.store.root}: episodes/{name}", room or Room(json=_JSON), self._schema())
+                return read_table(source, f"{self.store.root}: episodes/{name}", room or Room(json=_JSON), self.schema())
         except FileNotFoundError:
             raise CorruptDataError(
                 f"{self.store.root}: episodes/{name} is not there, though version {self.version} names it. Where it was an old "

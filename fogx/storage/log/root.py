@@ -9,8 +9,10 @@ import uuid
 from typing import Any
 
 from fogx.errors import CorruptDataError, FormatVersionError, StorageError
+from fogx.storage.files.conditional import require_conditional_put
 from fogx.storage.files.durable import fsync_files, make_folders
 from fogx.storage.files.paths import join
+from fogx.storage.files.remote import plain_text
 from fogx.storage.files.store import Store
 from fogx.storage.log.guard import check_log
 from fogx.storage.log.rows import BASE
@@ -84,7 +86,7 @@ def exists(store: Store) -> bool:
 
 def create(store: Store, name: str) -> None:
     """Create an empty dataset; where another process creates it at the same time, one of the two does."""
-    from deltalake import DeltaTable, Schema
+    from deltalake import CommitProperties, DeltaTable, Schema
     from deltalake.exceptions import DeltaError
 
     properties: dict[str, str | None] = {
@@ -93,6 +95,7 @@ def create(store: Store, name: str) -> None:
         _FEATURES: "",
         _ROOT_ID: uuid.uuid4().hex,
     }
+    require_conditional_put(store)
     if store.is_local:
         make_folders(os.path.join(store.root, "episodes"))
     try:
@@ -103,10 +106,12 @@ def create(store: Store, name: str) -> None:
             configuration=properties,
             storage_options=store.options.for_object_store(),
             raise_if_key_not_exists=False,
+            # Else a second creator, or one whose answer was lost, commits a second time, with another root_id.
+            commit_properties=CommitProperties(max_commit_retries=0),
         )
     except (DeltaError, OSError) as error:
         if not exists(store):
-            raise StorageError(f"{store.root}: the dataset could not be created: {error}") from error
+            raise StorageError(f"{store.root}: the dataset could not be created: {plain_text(error)}") from error
     table = open_table(store)
     if store.is_local:
         fsync_files([join(store.root, LOG_FOLDER, f"{0:020d}.json"), os.path.join(store.root, "episodes")])
@@ -126,7 +131,8 @@ def open_table(store: Store, version: int | None = None) -> Any:
 
     check_log(store, LOG_FOLDER, version)
     try:
-        table = DeltaTable(table_uri(store), version=version, storage_options=store.options.for_object_store())
+        with store.asking("opening the log", but=(DeltaError, ValueError)):
+            table = DeltaTable(table_uri(store), version=version, storage_options=store.options.for_object_store())
     except BaseException as error:
         # A panic of the table library is no Exception.
         if not isinstance(error, (DeltaError, ValueError)) and type(error).__name__ != "PanicException":

@@ -44,7 +44,8 @@ def _commits(log: DeltaLog) -> list[dict[str, Any]]:
     from deltalake.exceptions import DeltaError
 
     try:
-        commits: list[dict[str, Any]] = log.table.history()
+        with log.store.asking("reading the log", but=(DeltaError, ValueError)):
+            commits: list[dict[str, Any]] = log.table.history()
     except (DeltaError, ValueError) as error:
         raise CorruptDataError(f"{log.store.root}: the log's history cannot be read: {str(error)[:300]}") from error
     if any(not isinstance(commit.get(key), int) for commit in commits for key in ("version", "timestamp")):

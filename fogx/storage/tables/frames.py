@@ -114,7 +114,8 @@ class FramesWriter:
         """Close the file without caring for its content."""
         with suppress(pa.ArrowException, OSError, ValueError):
             self._writer.close()
-        self._sink.close()
+        with suppress(OSError):
+            self._sink.close()
 
     def _flush(self) -> None:
         runs = self._open

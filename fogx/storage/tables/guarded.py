@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fogx.errors import CorruptDataError
+from fogx.errors import CorruptDataError, StorageError
 from fogx.memory import Room
 from fogx.settings import config
-from fogx.storage.tables.footer import TEXT_TYPE, Leaf, read_footer
+from fogx.storage.tables.footer import TEXT_TYPE, Chunk, Leaf, read_footer
 from fogx.storage.tables.pages import Pages, measure
+from fogx.storage.tables.thrift import TEXT, parse
 
 _FOOTER_RATIO = 64
 """Bytes of memory that a byte of footer takes at most."""
@@ -27,6 +28,7 @@ _LEVELS = 4
 """Bytes that a value in a list takes besides, while it is decoded."""
 _PER_OBJECT = 64
 _PER_JSON_BYTE = 20
+_BOUNDS = {4: [{1: [{3: {12: {5: TEXT, 6: TEXT}}}]}]}
 _WORTH_COUNTING = 16 << 20
 """Below this the largest that text can become is taken for what it becomes."""
 
@@ -43,8 +45,8 @@ def readable(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except CorruptDataError:
-        raise
+    except (CorruptDataError, StorageError):
+        raise  # a store that does not answer is no damage
     except MemoryError as error:
         raise CorruptDataError(f"{what} is not readable: it asks for more memory than there is.") from error
     except (
@@ -81,6 +83,24 @@ class GuardedParquet:
             self._parquet = self._opened(page_checksum_verification=checksums)
             self.schema: pa.Schema = self._parquet.schema_arrow
             self.group_rows = self._footer.rows
+
+    def chunk(self, group: int, path: str) -> Chunk:
+        """Return where the pages of a column lie.
+
+        Raises:
+            CorruptDataError: There is no such row group or column.
+        """
+        with readable(self.what):
+            (chunk,) = (c for leaf, c in zip(self._footer.leaves, self._footer.chunks[group], strict=True) if leaf.path == path)
+            return chunk
+
+    def bounds(self, group: int, path: str) -> tuple[str, str] | None:
+        """Return the smallest and largest text that the footer gives for a column, or `None` where it gives none."""
+        with readable(self.what):
+            number = [leaf.path for leaf in self._footer.leaves].index(path)
+            groups = parse(_footer_bytes(self._file, self._size), _BOUNDS)[0][4]
+            found = groups[group][1][number][3].get(12, {})
+            return (found[6].decode(), found[5].decode()) if found.keys() >= {5, 6} else None
 
     def check(self, groups: Sequence[int], columns: Sequence[str] | None, room: Room, expected: pa.Schema | None = None) -> None:
         """Count what reading columns of row groups takes, before it is read.

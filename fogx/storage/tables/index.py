@@ -174,7 +174,7 @@ def read_steps_places(store: Store, pointer: str, rows: np.ndarray) -> pa.Table:
 def write_schema(store: Store, schema: Schema) -> None:
     """Keep a schema under its content hash; writing it again changes nothing."""
     if _read_schema_text(store, schema.schema_id) != schema.json:
-        store.write_small(_schema_name(schema.schema_id), schema.json.encode())
+        store.write_small(schema_name(schema.schema_id), schema.json.encode())
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -185,7 +185,7 @@ def _cached_schema(store: Store, root: str, schema_id: str) -> Schema:
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
         schema = None
     if schema is None or schema.schema_id != schema_id:
-        raise CorruptDataError(f"{root}: the schema {_schema_name(schema_id)} is missing or damaged.")
+        raise CorruptDataError(f"{root}: the schema {schema_name(schema_id)} is missing or damaged.")
     return schema
 
 
@@ -217,11 +217,16 @@ def _sound(schema: Schema) -> Schema:
 
 
 def _read_schema_text(store: Store, schema_id: str) -> str | None:
-    data = store.read_small(_schema_name(schema_id))
+    data = store.read_small(schema_name(schema_id))
     return None if data is None else data.decode(errors="replace")
 
 
-def _schema_name(schema_id: str) -> str:
+def schema_name(schema_id: str) -> str:
+    """Return the name of the file that keeps a schema.
+
+    Raises:
+        CorruptDataError: Not an id that fogx gives.
+    """
     if not (isinstance(schema_id, str) and len(schema_id) == 32 and set(schema_id) <= set("0123456789abcdef")):
         raise CorruptDataError(f"a row names the schema {str(schema_id)[:60]!r}, which is not an id that fogx gives.")
     return f"index/schemas/{schema_id}.json"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fogx.errors import CorruptDataError
-from fogx.feature import NUMERIC_DTYPES, Feature
+from fogx.feature import NUMERIC_DTYPES
 from fogx.protocols import Column, EpisodeData
 from fogx.stats import FeatureStats
 from fogx.storage.files.paths import partition_folder
 from fogx.storage.files.stopwatch import Stopwatch
 from fogx.storage.files.store import Store
+from fogx.storage.tables.digest import checksum, digest
 from fogx.storage.tables.frames import FramesWriter
 from fogx.storage.tables.index import IndexRow, write_index, write_schema
 from fogx.storage.tables.nested import split_metadata
@@ -80,14 +79,7 @@ class EpisodePacker:
         for name in sorted(name for name, feature in schema.items() if feature.in_frames):
             self._add_frames(episode_id, name, data.columns[name], data.timestamps_ns)
         cells, nested = split_metadata(data.metadata)
-        stats = {
-            name: FeatureStats.of(data.columns[name].values, data.columns[name].valid)
-            for name, feature in schema.items()
-            if feature.dtype in NUMERIC_DTYPES
-            and not feature.in_frames
-            and not feature.is_variable
-            and 0 not in (feature.shape or ())
-        }
+        stats = statistics(data)
         partial = [name for name in schema if (valid := data.columns[name].valid) is not None and not valid.all()]
         slim = EpisodeData(
             schema,
@@ -100,7 +92,7 @@ class EpisodePacker:
             success=data.success,
             source_key=data.source_key,
         )
-        self._pending.append(_Pending(episode_id, slim, place, _digest(data), partial, stats, nested, cells))
+        self._pending.append(_Pending(episode_id, slim, place, digest(data), partial, stats, nested, cells))
 
     def close(self) -> Packed:
         """Finish and sync all files; return the rows to commit."""
@@ -112,7 +104,7 @@ class EpisodePacker:
                 p.episode_id,
                 p.data.schema.schema_id,
                 p.data.num_steps,
-                self._checksum(p),
+                checksum(p.digest, self._places.get(p.episode_id, [])),
                 p.partial,
                 [p.place] if p.place.num_rows else [],
                 self._places.get(p.episode_id, []),
@@ -149,12 +141,6 @@ class EpisodePacker:
                 self._places.setdefault(episode_id, []).extend(places)
             self._frames = None
 
-    def _checksum(self, pending: _Pending) -> bytes:
-        total = hashlib.blake2b(pending.digest, digest_size=16)
-        for place in self._places.get(pending.episode_id, []):
-            total.update(place.lengths.tobytes() + place.crc32c.tobytes())
-        return total.digest()
-
     def _row(self, pending: _Pending, index_file: str, position: int) -> dict[str, Any]:
         data, times = pending.data, pending.data.timestamps_ns
         timed = times is not None and len(times) > 0
@@ -176,32 +162,13 @@ class EpisodePacker:
         }
 
 
-def _digest(data: EpisodeData) -> bytes:
-    """Hash schema, times and every value kept in `steps`, and which steps have frames; frames join by their CRC32Cs."""
-    total = hashlib.blake2b(data.schema.schema_id.encode(), digest_size=16)
-    total.update(data.num_steps.to_bytes(8, "little"))
-    total.update(b"" if data.timestamps_ns is None else np.ascontiguousarray(data.timestamps_ns, "<i8").tobytes())
-    for name, feature in data.schema.items():
-        column = data.columns[name]
-        total.update(b"" if column.valid is None else np.packbits(column.valid).tobytes())
-        if not feature.in_frames:
-            _update(total, column, feature)
-    return total.digest()
-
-
-def _update(total: Any, column: Column, feature: Feature) -> None:
-    values = column.values
-    if values.dtype != object:
-        if column.valid is not None:
-            values = values.copy()
-            values[~column.valid] = 0
-        total.update(np.ascontiguousarray(values).tobytes())
-        return
-    kept = values if column.valid is None else values[column.valid]
-    for value in kept.reshape(-1):
-        data = value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else None
-        if data is None and isinstance(value, np.ndarray):
-            data = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
-        if data is None:
-            raise CorruptDataError(f"a value of type {type(value).__name__} stands in a {feature.describe()} column.")
-        total.update(len(data).to_bytes(8, "little") + data)
+def statistics(data: EpisodeData) -> dict[str, FeatureStats]:
+    """Return the statistics of every feature that has some: numbers kept in `steps`, of one shape that is not empty."""
+    return {
+        name: FeatureStats.of(data.columns[name].values, data.columns[name].valid)
+        for name, feature in data.schema.items()
+        if feature.dtype in NUMERIC_DTYPES
+        and not feature.in_frames
+        and not feature.is_variable
+        and 0 not in (feature.shape or ())
+    }

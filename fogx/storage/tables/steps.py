@@ -77,7 +77,8 @@ class StepsWriter:
         """Close the file without caring for its content."""
         with suppress(pa.ArrowException, OSError, ValueError):
             self._writer.close()
-        self._sink.close()
+        with suppress(OSError):
+            self._sink.close()
 
     def _flush(self) -> None:
         self._writer.write_table(pa.concat_tables(self._tables), row_group_size=max(self._rows, 1))
@@ -114,9 +115,13 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
                 f"{store.root}: {place.file} holds {part.num_rows} of the {place.num_rows} steps that it should."
             )
         parts.append(part)
-    table = pa.concat_tables(parts)
     with readable(f"{store.root}: {', '.join(place.file for place in places[:1])}"):
-        return {name: _column(table[name], name, schema) for name in names}
+        return columns_of(pa.concat_tables(parts), schema)
+
+
+def columns_of(table: pa.Table, schema: Schema) -> dict[str, Column]:
+    """Return rows of a `steps` file as columns; features kept in `frames` come as int32 frame numbers."""
+    return {name: _column(table[name], name, schema) for name in table.column_names}
 
 
 def _column(array: pa.ChunkedArray, name: str, schema: Schema) -> Column:

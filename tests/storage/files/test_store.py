@@ -4,7 +4,6 @@ import pytest
 
 from fogx.errors import CorruptDataError, StorageError
 from fogx.storage.files.durable import write_whole
-from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
 
@@ -43,26 +42,6 @@ def test_a_failed_small_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_whole(str(tmp_path / "a"), b"new")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"old"}
-
-
-def test_secrets_show_nowhere():
-    options = StorageOptions({"key": "AKIA", "secret": "hush", "endpoint_url": "http://127.0.0.1:1"})
-    assert "hush" not in repr(options)
-    assert "AKIA" not in repr(options)
-    assert "hush" not in repr(Store("s3://b", options))
-
-
-def test_options_reach_both_libraries(monkeypatch):
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    given = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}, "anon": True}
-    options = StorageOptions(given)
-    assert options.for_fsspec() == given
-    translated = options.for_object_store()
-    assert translated["aws_access_key_id"] == "k"
-    assert translated["aws_endpoint_url"] == "http://127.0.0.1:9"
-    assert translated["aws_allow_http"] == "true"
-    assert translated["aws_skip_signature"] == "true"
-    assert "aws_allow_http" not in StorageOptions({"endpoint_url": "https://x"}).for_object_store()
 
 
 def test_unknown_protocol_names_what_works():
