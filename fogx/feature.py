@@ -230,7 +230,7 @@ def _dtype_name(dtype: object) -> str:
         return "str" if dtype is str else "bytes"
     try:
         name = np.dtype(dtype).name  # type: ignore[call-overload]
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # numpy parses some texts as Python
         name = ""
     if name not in NUMERIC_DTYPES:
         raise FeatureError(f"dtype {dtype!r} is not one a feature can have; use one of: {listing(DTYPES, most=20)}.")

@@ -43,6 +43,7 @@ ROOMS = {
     "fogx.protocols": 0,
     "fogx.registry": 0,
     "fogx.settings": 0,
+    "fogx.memory": 0,
     "fogx.deprecation": 0,
     "fogx.ids": 0,
 }

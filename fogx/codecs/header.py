@@ -98,7 +98,7 @@ def check_encodable(value: np.ndarray) -> None:
 def _jpeg_header(data: bytes) -> ImageHeader:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:  # KeyError: a colour space that it does not know
         raise CorruptDataError(f"JPEG of {len(data)} bytes has no readable header: {error}.") from None
     return ImageHeader("jpeg", (height, width, 1 if colorspace == "Gray" else 3), "uint8")
 

@@ -74,10 +74,16 @@ class PngCodec:
         try:
             # Not Image.open: its own limit on pixels cannot be set per call, and ours has been checked.
             with PngImageFile(io.BytesIO(data)) as image:
+                if image.size != (header.shape[1], header.shape[0]):  # a second header, which Pillow believes
+                    raise CorruptDataError(
+                        f"PNG of {len(data)} bytes declares two sizes: {header.shape[:2]} and {image.size[::-1]}."
+                    )
                 image.load()
                 picture = image if dtype == "uint16" or image.mode == _MODES[channels] else _convert(image, _MODES[channels])
                 pixels = np.array(picture, dtype=np.uint16 if dtype == "uint16" else np.uint8)
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        except CorruptDataError:
+            raise
+        except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error) as error:
             raise CorruptDataError(f"PNG of {len(data)} bytes cannot be decoded: {error}.") from None
         out = pixels.reshape(*header.shape[:2], channels) if len(shape) == 3 else pixels
         return out != 0 if dtype == "bool" else out

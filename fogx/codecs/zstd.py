@@ -57,7 +57,16 @@ class ZstdCodec:
             with pa.input_stream(pa.py_buffer(data), compression="zstd") as stream:
                 array = _read(stream, wanted)
                 rest = stream.read(1)
-        except (OSError, ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            SyntaxError,
+            TypeError,
+            MemoryError,
+            RecursionError,
+            tokenize.TokenError,
+        ) as error:
             if isinstance(error, CorruptDataError):
                 raise
             raise CorruptDataError(f"zstd value of {len(data)} bytes cannot be decoded: {error}.") from None

@@ -237,7 +237,7 @@ def _index_rows(
 ) -> list[tuple[Mapping[str, Any], IndexRow]]:
     try:
         with opened(store, file) as (parquet, _):
-            count = parquet.metadata.num_rows
+            count = sum(parquet.group_rows)
         inside = [row for row in rows if row["index_row"] is not None and 0 <= row["index_row"] < count]
         outside = tuple(row["episode_id"] for row in rows if row not in inside)
         if outside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fogx.errors import SchemaMismatchError, SelectionError, did_you_mean, listing
+from fogx.errors import CorruptDataError, SchemaMismatchError, SelectionError, did_you_mean, listing
 from fogx.feature import STEP_KEYS, Feature, Schema
 from fogx.reading.images import Frames
 from fogx.reading.roots import Chosen, Root, read_index_files, same_of
@@ -79,6 +80,8 @@ def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl
     frame = pl.concat(scans)
     if (np.diff(np.concatenate([group.order for group in groups])) < 0).any():
         wanted = chosen.column("episode_id").to_pylist()
+        if len(set(wanted)) != len(wanted):
+            raise CorruptDataError(f"{listing(root.path for root in chosen.roots)}: the episodes table holds an episode twice.")
         rank = pl.col("episode_id").replace_strict(wanted, range(len(wanted)), return_dtype=pl.Int64)
         frame = frame.sort(rank, "step_index")
     if metadata is not None:
@@ -201,7 +204,7 @@ def _dtype(feature: Feature, images: str) -> Any:
         return element()
     if feature.in_frames:
         return pl.Array(element, tuple(int(d or 0) for d in feature.shape))
-    return pl.Array(element, int(np.prod([d for d in feature.shape if d is not None])))
+    return pl.Array(element, math.prod(d for d in feature.shape if d is not None))
 
 
 def _supertype(dtypes: set[str]) -> str | None:

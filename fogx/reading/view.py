@@ -12,7 +12,7 @@ import pyarrow as pa
 from fogx.errors import FeatureNotFoundError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
-from fogx.reading.episodes import cells, decoder
+from fogx.reading.episodes import cells, check_index, decoder
 from fogx.show.html import card
 from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import read_frames
@@ -142,7 +142,10 @@ class EpisodeView:
 
     @functools.cached_property
     def _index(self) -> IndexRow:
-        return read_index(self._store, self._row["index_file"][0].as_py(), [self._row["index_row"][0].as_py()])[0]
+        (row,) = self._row.to_pylist()
+        (index,) = read_index(self._store, row["index_file"], [row["index_row"]])
+        check_index(self._store.root, row, index)
+        return index
 
     def _column(self, name: str) -> Column:
         column = read_steps(self._store, self._index.steps, self.schema, [name])[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ import numpy as np
 
 from fogx.errors import CorruptDataError, FeatureError, NotADatasetError, listing
 from fogx.feature import NUMERIC_DTYPES, STEP_KEYS, check_feature_name
-from fogx.formats.rtx.tfds import part
+from fogx.formats.rtx.tfds import part, read_text
+from fogx.settings import config
 
 logger = logging.getLogger("fogx")
 
@@ -23,6 +25,7 @@ TIMESTAMP = "timestamp_ns"
 """Step feature that holds the times of the steps, in datasets that fogx exported."""
 
 _CLASSES = "tensorflow_datasets.core.features."
+_TYPED = ("tensor", "image", "video", "audio")
 _TEXT = ("string", "object", "str", "bytes")
 
 
@@ -55,7 +58,12 @@ class Field:
     @property
     def size(self) -> int | None:
         """Elements of one value; `None` where a dimension varies."""
-        return None if None in self.shape else int(np.prod([d for d in self.shape if d is not None], dtype=np.int64))
+        return None if None in self.shape else self.known
+
+    @property
+    def known(self) -> int:
+        """Elements of one value along the dimensions that do not vary."""
+        return math.prod(d for d in self.shape if d is not None)
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,7 @@ def _read_layout(path: str, _state: int) -> Layout:
     library = part("core.features")
     json_errors = import_module("google.protobuf.json_format")
     try:
-        with open(path, encoding="utf-8") as file:
-            tree = json.load(file)
+        tree = json.loads(read_text(path))
         _check_names(path, tree, "")
         features = library.FeatureConnector.from_json(tree)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, json_errors.ParseError) as error:
@@ -131,6 +138,9 @@ def _check_names(path: str, node: Any, where: str) -> None:
                 "would be imported, and so run, because a data file names it."
             )
     dtype = node.get("dtype")
+    typed = [content for key in _TYPED if isinstance(content := node.get(key), dict)]
+    if any(not isinstance(content.get("dtype"), str) for content in typed):
+        dtype = ""  # TFDS would import TensorFlow to ask it what that means
     if isinstance(dtype, str) and dtype not in NUMERIC_DTYPES + _TEXT:
         raise FeatureError(
             f"{path}: feature {where!r} has dtype {dtype[:80]!r}; fogx holds {listing(NUMERIC_DTYPES, most=20)} and text."
@@ -176,6 +186,11 @@ def _field(file: str, path: str, feature: Any, doc: str | None, specs: dict[str,
         kind = "bytes" if rank else "image"
         shape = shape[:rank] if rank else shape
     unknown = shape[1:] if rank else ()
+    if math.prod(d for d in shape if d) > config().max_pixels or any(d is not None and d < 0 for d in shape):
+        raise CorruptDataError(
+            f"{file}: feature {path!r} has values of shape {shape}, allowed are {config().max_pixels} elements. If they are meant to "
+            "be that large, call fox.config(max_pixels=...)."
+        )
     if kind != "image" and (shape.count(None) > 1 or None in unknown):
         raise FeatureError(
             f"{file}: feature {path!r} has shape {shape}; fogx holds one varying dimension, and in sequences only the first. "

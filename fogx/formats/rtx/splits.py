@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import Any
 
 from fogx.errors import CorruptDataError, DatasetNotFoundError, NotADatasetError, UnknownNameError, did_you_mean, listing
-from fogx.formats.rtx.tfds import part
+from fogx.formats.rtx.tfds import part, read_text
 
 logger = logging.getLogger("fogx")
 
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+_MOST_SPLITS, _MOST_SHARDS = 1_000, 100_000
 
 _NAME = re.compile(r"\w[\w.-]*")
 _TEMPLATE = re.compile(r"(?:[\w.-]|\{(?:DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\})+")
@@ -51,15 +53,19 @@ def read_info(folder: str) -> Any:
     messages = part("core.proto").dataset_info_pb2
     json_format = import_module("google.protobuf.json_format")
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = read_text(path)
         info = json_format.Parse(text, messages.DatasetInfo(), ignore_unknown_fields=True)
     except FileNotFoundError:
         raise DatasetNotFoundError(f"{folder} holds features.json but no dataset_info.json. Copy the dataset again.") from None
-    except (json_format.ParseError, UnicodeDecodeError) as error:
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptDataError(f"{path}: is not a dataset_info.json: {error}.") from None
     if info.file_format not in ("", "tfrecord"):
         raise NotADatasetError(f"{folder} keeps its records as {info.file_format}; fogx reads tfrecord.")
+    shards = sum(len(split.shard_lengths) for split in info.splits)
+    if len(info.splits) > _MOST_SPLITS or shards > _MOST_SHARDS:
+        raise CorruptDataError(
+            f"{path}: declares {len(info.splits)} splits of {shards} files, allowed are {_MOST_SPLITS} and {_MOST_SHARDS}."
+        )
     # These become file names, so they may not lead out of the folder.
     for text in (info.name, *(split.name for split in info.splits)):
         if not _NAME.fullmatch(text):

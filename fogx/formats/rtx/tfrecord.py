@@ -12,6 +12,8 @@ from fogx.errors import CorruptDataError, StorageError
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
+_LARGEST = 2 << 30
+"""A protocol buffer is smaller."""
 
 
 def read_records(
@@ -94,6 +96,8 @@ def _length(path: str, header: bytes, index: int, offset: int, size: int) -> int
     left = size - offset - _HEADER.size
     if length + _CRC.size > left:
         raise _corrupt(path, index, offset, f"it declares {length + _CRC.size} more bytes, the file has {left}")
+    if length >= _LARGEST:
+        raise _corrupt(path, index, offset, f"it declares {length} bytes, which no tf.train.Example can have")
     return int(length)
 
 

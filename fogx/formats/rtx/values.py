@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fogx.errors import CorruptDataError, FeatureError
 from fogx.feature import LARGE, Feature, Schema
 from fogx.formats.rtx.features import TIMESTAMP, Field, Layout
 from fogx.formats.rtx.tfds import part
+from fogx.memory import Room
 from fogx.protocols import Column, object_array
 from fogx.settings import config
 
@@ -147,6 +149,7 @@ def _feature(field: Field, dtype: str, shape: tuple[int | None, ...] | None, enc
 
 def _missing(field: Field, count: int) -> tuple[Feature, Column]:
     numbers = field.kind in ("number", "blob") and field.size is not None
+    Room().take(f"feature {field.path!r}", count * (field.size or 0) * (np.dtype(field.dtype).itemsize if numbers else 8), 0)
     shape = () if field.size is None else tuple(d for d in field.shape if d is not None)
     values = np.zeros((count, *shape), np.dtype(field.dtype if numbers else object))
     return _feature(field, field.dtype, field.shape), Column(values, np.zeros(count, bool))
@@ -173,9 +176,9 @@ def _numbers(field: Field, values: Any) -> np.ndarray:
 def _blobs(field: Field, values: list[bytes]) -> np.ndarray | list[np.ndarray]:
     dtype = np.dtype(field.dtype)
     own = field.shape[field.rank :]
-    size = None if None in own else int(np.prod([d for d in own if d is not None], dtype=np.int64)) * dtype.itemsize
-    data = [_inflate(field, value, size) for value in values] if field.zlib else values
-    row = int(np.prod([d for d in own if d is not None], dtype=np.int64)) * dtype.itemsize
+    row = math.prod(d for d in own if d is not None) * dtype.itemsize
+    size = None if None in own else row
+    data = _inflated(field, values, size) if field.zlib else values
     wrong = [len(d) for d in data if (len(d) != size if size is not None else len(d) % max(row, 1))]
     if wrong:
         raise CorruptDataError(
@@ -192,17 +195,21 @@ def _from_bytes(data: bytes, dtype: np.dtype) -> np.ndarray:
     return raw != 0 if dtype == np.bool_ else raw.astype(dtype)
 
 
-def _inflate(field: Field, data: bytes, size: int | None) -> bytes:
-    """Decompress no more than the value can have."""
+def _inflated(field: Field, values: list[bytes], size: int | None) -> list[bytes]:
+    """Decompress no more than a value can have, and values no more than there is room for."""
     limit = size if size is not None else config().max_pixels * np.dtype(field.dtype).itemsize
-    try:
-        stream = zlib.decompressobj()
-        out = stream.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise CorruptDataError(f"feature {field.path!r} cannot be decompressed: {error}.") from None
-    if len(out) > limit or not stream.eof:
-        raise CorruptDataError(f"feature {field.path!r} has a compressed value that ends early or is over {limit} bytes.")
-    return out
+    room, result = Room(), []
+    for data in values:
+        try:
+            stream = zlib.decompressobj()
+            out = stream.decompress(data, limit + 1)
+        except zlib.error as error:
+            raise CorruptDataError(f"feature {field.path!r} cannot be decompressed: {error}.") from None
+        if len(out) > limit or not stream.eof:
+            raise CorruptDataError(f"feature {field.path!r} has a compressed value that ends early or is over {limit} bytes.")
+        room.take(f"feature {field.path!r}", len(out), len(data))
+        result.append(out)
+    return result
 
 
 def _texts(entries: Any, field: Field, values: list[bytes], count: int) -> tuple[Feature, Column]:
@@ -232,7 +239,7 @@ def _shaped(entries: Any, field: Field, flat: np.ndarray | list[np.ndarray], cou
         if flat.size != count * size:
             raise CorruptDataError(f"feature {field.path!r} has {flat.size} elements, {count} × {size} are declared.")
         return flat.reshape(count, *(d for d in field.shape if d is not None))
-    row = int(np.prod([d for d in field.shape if d is not None], dtype=np.int64))
+    row = field.known
     counts = np.full(count, flat.size // max(count, 1)) if lengths is None else lengths * row
     if counts.sum() != flat.size or (row and (counts % row).any()):
         raise CorruptDataError(
@@ -243,7 +250,7 @@ def _shaped(entries: Any, field: Field, flat: np.ndarray | list[np.ndarray], cou
 
 
 def _reshape(field: Field, flat: np.ndarray) -> np.ndarray:
-    row = int(np.prod([d for d in field.shape if d is not None], dtype=np.int64))
+    row = field.known
     return flat.reshape([(flat.size // row if row else 0) if d is None else d for d in field.shape])
 
 
@@ -291,6 +298,8 @@ def _float_images(field: Field, shape: tuple[int | None, ...] | None, column: Co
     if shape is None or None in shape:
         raise FeatureError(f"feature {field.path!r} holds float32 images of several sizes; fogx reads those of one size.")
     height, width, _ = shape
+    there = sum(map(len, column.values))
+    Room().take(f"feature {field.path!r}", len(column.values) * math.prod(d or 0 for d in shape) * 4, there)
     packed = Feature("uint8", (height, width, 4))
     out = np.zeros((len(column.values), *(d for d in shape if d is not None)), np.float32)
     png = registry.get("codecs", "png")

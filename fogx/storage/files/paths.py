@@ -70,12 +70,13 @@ def partition_folder(column: str, value: str | None) -> str:
     return f"{column}={re.sub(r'%[0-9A-F]?$', '', cut)}"
 
 
-def check_pointer(root: str, pointer: str) -> str:
+def check_pointer(root: str, pointer: str | None) -> str:
     """Return the full path of a data file that a row names.
 
     Raises:
         CorruptDataError: The pointer is not of the one form that fogx writes, or a symlink leads it out of the root.
     """
+    pointer = pointer or ""
     if not _POINTER.fullmatch(pointer):
         raise CorruptDataError(
             f"{root}: a row points to {pointer[:120]!r}, which is not a name fogx gives. The row was not used."
@@ -89,7 +90,7 @@ def check_inside(root: str, path: str) -> str:
     Raises:
         CorruptDataError: It leaves the root.
     """
-    if not is_url(root) and not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+    if not is_url(root) and not os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(root), "")):
         raise CorruptDataError(
             f"{root}: {path[len(root) + 1 :]} is a link that leaves the dataset's folder. It was not followed."
         )

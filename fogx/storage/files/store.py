@@ -102,16 +102,26 @@ class Store:
         Raises:
             CorruptDataError: It is not there, though a row names it.
         """
-        path = self.path(pointer)
         try:
-            if self.is_local:
-                return os.fdopen(open_regular(path), "rb")
-            with self.asking(f"reading {pointer}", but=_MISSING):
-                # s3fs' default cache would fetch megabytes around each small read.
-                file = self._remote().open(path, "rb", cache_type="none")
-            return cast(IO[bytes], RemoteFile(file, partial(self.asking, f"reading {pointer}")))
+            return self._open(self.path(pointer), pointer)
         except FileNotFoundError:
             raise self._lost(pointer) from None
+
+    def open_named(self, name: str) -> IO[bytes]:
+        """Open a file named by fogx itself, as `open` does a data file.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        return self._open(check_inside(self.root, join(self.root, name)), name)
+
+    def _open(self, path: str, name: str) -> IO[bytes]:
+        if self.is_local:
+            return os.fdopen(open_regular(path), "rb")
+        with self.asking(f"reading {name}", but=_MISSING):
+            # s3fs' default cache would fetch megabytes around each small read.
+            file = self._remote().open(path, "rb", cache_type="none")
+        return cast(IO[bytes], RemoteFile(file, partial(self.asking, f"reading {name}")))
 
     def read_ranges(self, pointer: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of half-open `(start, stop)` ranges of one file.
@@ -197,7 +207,7 @@ class Store:
 
     def walk(self, folder: str, *, deep: bool = True) -> Iterator[tuple[str, int, float]]:
         """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder, or in it."""
-        top = join(self.root, *filter(None, [folder]))
+        top = check_inside(self.root, join(self.root, *filter(None, [folder])))
         if self.is_local:
             for path, folders, names in os.walk(top):
                 if not deep:
@@ -229,6 +239,7 @@ class Store:
 
     def unlink(self, name: str) -> None:
         """Remove a file that fogx itself named; one that is gone already is fine."""
+        check_inside(self.root, os.path.dirname(join(self.root, name)))  # the link itself may go, what it leads to may not
         with suppress(FileNotFoundError):
             self._remove(join(self.root, name))
 
@@ -249,6 +260,8 @@ class Store:
         Behind a URL it is copied and then removed.
         """
         source, target = join(self.root, name), join(self.root, to)
+        for path in (source, target):
+            check_inside(self.root, os.path.dirname(path))
         with suppress(FileNotFoundError):
             if self.is_local:
                 make_folders(os.path.dirname(target))

@@ -22,12 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, FogxError, StorageError, listing
+from fogx.memory import Room
 from fogx.storage.files.durable import write_whole
 from fogx.storage.files.paths import join
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
-from fogx.storage.log.rows import BASE, aligned
+from fogx.storage.log.rows import BASE, aligned, check_rows
 from fogx.storage.log.snapshot import Snapshot, by_id
+from fogx.storage.tables.guarded import read_table, readable
 
 logger = logging.getLogger("fogx")
 
@@ -36,6 +38,8 @@ UPKEEP_EVERY = 20
 
 ROWS_PER_FILE = 131_072
 """Files of the table hold at most so many rows: an edit rewrites whole files, about 3 MB each."""
+
+_JSON = ("_extra",)
 
 _FILES_PER_TIER = 16
 """So many files of about one size are merged into one. Sizes of a tier differ by less than this factor."""
@@ -87,10 +91,10 @@ class DeltaLog:
         missing = [name for name in BASE.names if name not in schema.names]
         if missing:
             raise CorruptDataError(f"{self.store.root}: the episodes table lacks the columns {listing(missing)}.")
+        room = Room(json=_JSON)  # for all files together
         held = {name: self._files.get(name) for name in self.names()}
         self._files = {
-            name: by_id(aligned(self.read(name), schema)) if table is None else aligned(table, schema)
-            for name, table in held.items()
+            name: self._rows(name, schema, room) if table is None else aligned(table, schema) for name, table in held.items()
         }
         return Snapshot(schema, dict(self._files))
 
@@ -323,7 +327,12 @@ class DeltaLog:
             fields.append(pa.field(f.name, kind, f.nullable))
         return pa.schema(fields)
 
-    def read(self, name: str) -> pa.Table:
+    def _rows(self, name: str, schema: pa.Schema, room: Room) -> pa.Table:
+        table = self.read(name, room)
+        with readable(f"{self.store.root}: episodes/{name}"):
+            return by_id(check_rows(aligned(table, schema)))
+
+    def read(self, name: str, room: Room | None = None) -> pa.Table:
         """Return the rows of one file of the table as they are stored.
 
         Raises:
@@ -332,16 +341,14 @@ class DeltaLog:
         # Files that delta-rs rewrote hold string views; `aligned` casts them. Never to_pyarrow_table(): it aborts at exit.
         if "/" in name or not name.endswith(".parquet"):
             raise CorruptDataError(f"{self.store.root}: the log names {name[:120]!r}, which is not a file fogx writes.")
-        data = self.store.read_small(f"episodes/{name}")
-        if data is None:
+        try:
+            with self.store.open_named(f"episodes/{name}") as source:
+                return read_table(source, f"{self.store.root}: episodes/{name}", room or Room(json=_JSON), self.schema())
+        except FileNotFoundError:
             raise CorruptDataError(
                 f"{self.store.root}: episodes/{name} is not there, though version {self.version} names it. Where it was an old "
                 f"version, vacuum() removed it; else look at it with fox.check({self.store.root!r})."
-            )
-        try:
-            return pq.read_table(pa.BufferReader(data), use_threads=False, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptDataError(f"{self.store.root}: episodes/{name} is not readable: {error}") from error
+            ) from None
 
 
 def _check_parquet(name: str, data: bytes) -> None:

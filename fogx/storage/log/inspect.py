@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, listing
 from fogx.storage.files.store import Store
@@ -395,8 +394,7 @@ def _checkpoint(store: Store, names: Sequence[str]) -> list[dict[str, Any]]:
         for name in names:
             data = store.read_small(name) or b""
             check_ends(data[:4], data[-4:])
-            # The table library wrote it, in types that fogx itself does not write.
-            table = pq.read_table(pa.BufferReader(data), columns=["add", "metaData", "protocol", "txn"], use_threads=False)
+            table = read_parquet(data, ["add", "metaData", "protocol", "txn"])
             rows = table.to_pylist()
             actions += [{key: body} for row in rows for key, body in row.items() if body]
         for action in actions:

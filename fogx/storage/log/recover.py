@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fogx.storage.files.store import Store
 from fogx.storage.log.inspect import InspectedLog, TableFile, columns_of_table, rows_on_disk
 from fogx.storage.log.rows import BASE, aligned
 from fogx.storage.log.snapshot import without_rows
+from fogx.storage.tables.guarded import GuardedParquet
 from fogx.storage.tables.inspect import UNREADABLE, DamagedError, read_parquet
 
 _FROM_INDEX = ("episode_id", "schema_id", "num_steps")
@@ -218,7 +218,7 @@ def _columns_left(store: Store, file: TableFile, known: Collection[str]) -> pa.T
     """Return those known columns of a bad file that can be read, where its ids are among them and fit what the log says."""
     data = store.read_small(file.path) or b""
     try:
-        names = [name for name in pq.read_schema(pa.BufferReader(data)).names if name in known]
+        names = [name for name in GuardedParquet(data, "it").schema.names if name in known]
     except UNREADABLE:
         return None
     columns: dict[str, pa.ChunkedArray] = {}

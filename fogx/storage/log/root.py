@@ -15,6 +15,7 @@ from fogx.storage.files.conditional import require_conditional_put
 from fogx.storage.files.durable import fsync_files, make_folders
 from fogx.storage.files.paths import join
 from fogx.storage.files.store import Store
+from fogx.storage.log.guard import check_log
 from fogx.storage.log.rows import BASE
 
 READS = 1
@@ -161,10 +162,14 @@ def open_table(store: Store, version: int | None = None) -> Any:
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
+    check_log(store, LOG_FOLDER, version)
     try:
         with store.asking("opening the log", but=(DeltaError, ValueError)):
             table = DeltaTable(table_uri(store), version=version, storage_options=store.options.for_object_store())
-    except (DeltaError, ValueError) as error:
+    except BaseException as error:
+        # A panic of the table library is no Exception.
+        if not isinstance(error, (DeltaError, ValueError)) and type(error).__name__ != "PanicException":
+            raise
         raise CorruptDataError(
             f"{store.root}: the episodes table cannot be opened: {in_one_line(error)}. See what is damaged with "
             f"fox.check({store.root!r}); fox.repair({store.root!r}) sets it aside."

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fogx.errors import MetadataError, listing
+from fogx.errors import CorruptDataError, MetadataError, listing
 from fogx.feature import STEP_KEYS
 from fogx.storage.tables.nested import encode_nested, split_metadata
 
@@ -227,8 +228,34 @@ def extra_text(extra: Mapping[str, Any]) -> str | None:
 
 
 def extra_values(text: str | None) -> dict[str, Any]:
-    """Return what an `_extra` cell holds."""
-    return dict(json.loads(text)) if text else {}
+    """Return what an `_extra` cell holds.
+
+    Raises:
+        CorruptDataError: It is not what `extra_text` gives.
+    """
+    try:
+        values = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise CorruptDataError(
+            f"an episode's `_extra` cell of {len(text or '')} characters is no JSON object; fogx did not write it."
+        )
+    return values
+
+
+def check_rows(table: pa.Table) -> pa.Table:
+    """Return rows of the table, after looking for what no writer leaves out.
+
+    Raises:
+        ValueError: A row without id or number of steps, or with a negative one.
+    """
+    for name in ("episode_id", "num_steps"):
+        if table[name].null_count:
+            raise ValueError(f"{table[name].null_count} of {table.num_rows} rows have no {name}")
+    if table.num_rows and pc.min(table["num_steps"]).as_py() < 0:
+        raise ValueError("a row has a negative num_steps")
+    return table
 
 
 def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:

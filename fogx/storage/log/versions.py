@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fogx.errors import UnknownNameError, did_you_mean, listing
+from fogx.errors import CorruptDataError, UnknownNameError, did_you_mean, listing
 from fogx.storage.log.delta import DeltaLog
 
 OLDEST = "fogx.oldestVersion"
@@ -25,21 +25,32 @@ def history(log: DeltaLog) -> list[dict[str, Any]]:
     for name, version in pins(log).items():
         names.setdefault(version, []).append(name)
     result, latest_ms = [], 0
-    with log.store.asking("reading the log"):
-        commits = log.table.history()
-    for found in reversed(commits):
+    for found in reversed(_commits(log)):
         latest_ms = max(latest_ms, found["timestamp"])
         result.append(
             {
                 "version": found["version"],
                 "timestamp_ms": latest_ms,
-                "operation": found.get("fogx_operation") or _spelled(found.get("operation", "")),
-                "episodes": found.get("fogx_episodes"),
-                "user": found.get("userName"),
+                "operation": str(found.get("fogx_operation") or _spelled(str(found.get("operation", "")))),
+                "episodes": count if isinstance(count := found.get("fogx_episodes"), int) else None,
+                "user": None if found.get("userName") is None else str(found["userName"]),
                 "pins": ", ".join(sorted(names.get(found["version"], ()))),
             }
         )
     return result[::-1]
+
+
+def _commits(log: DeltaLog) -> list[dict[str, Any]]:
+    from deltalake.exceptions import DeltaError
+
+    try:
+        with log.store.asking("reading the log", but=(DeltaError, ValueError)):
+            commits: list[dict[str, Any]] = log.table.history()
+    except (DeltaError, ValueError) as error:
+        raise CorruptDataError(f"{log.store.root}: the log's history cannot be read: {str(error)[:300]}") from error
+    if any(not isinstance(commit.get(key), int) for commit in commits for key in ("version", "timestamp")):
+        raise CorruptDataError(f"{log.store.root}: a log entry does not say when it was made; fogx did not write it.")
+    return commits
 
 
 def version_at(log: DeltaLog, time_ms: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 
@@ -83,7 +85,7 @@ def frame_numbers(column: Column) -> pa.Array:
 
 
 def _size(feature: Feature) -> int:
-    return 0 if feature.is_variable else int(np.prod([d for d in feature.shape or () if d is not None], dtype=np.int64))
+    return 0 if feature.is_variable else math.prod(d for d in feature.shape or () if d is not None)
 
 
 def _empty(feature: Feature) -> str | bytes:

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError
+from fogx.memory import Room
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
-from fogx.storage.tables.guarded import GuardedParquet, Room, readable
+from fogx.storage.tables.guarded import GuardedParquet, readable
 from fogx.storage.tables.places import FramesPlace
 
 logger = logging.getLogger("fogx")

@@ -6,73 +6,31 @@ file of 0.4 MB can declare 800 MB, or declare little and decode to 800 MB.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, StorageError
+from fogx.memory import Room
 from fogx.settings import config
+from fogx.storage.tables.footer import TEXT_TYPE, Chunk, Leaf, read_footer
 from fogx.storage.tables.pages import Pages, measure
-from fogx.storage.tables.thrift import read_struct
-
-LARGEST_RATIO = 32
-"""A call may decode to the budget, or to so many times the bytes that it reads, whichever is more."""
+from fogx.storage.tables.thrift import TEXT, parse
 
 _FOOTER_RATIO = 64
 """Bytes of memory that a byte of footer takes at most."""
-_LONGEST_LIST = 10_000
-"""Most row groups, columns or parts of the schema that a footer may list."""
-_PER_VALUE = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 8}
 _TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
 _LEVELS = 4
 """Bytes that a value in a list takes besides, while it is decoded."""
-_ROW_GROUPS, _COLUMNS, _META_DATA, _CRYPTO, _ENCRYPTED, _SIZE_STATISTICS = 4, 1, 3, 8, 9, 16
-"""Numbers of fields in a footer, its row groups, their columns, and what is said of these (parquet.thrift)."""
-_MOST_SOUND = 100_000
-_sound: set[bytes] = set()
-"""Digests of footers that were looked through: doing it takes milliseconds, and a file is opened again and again."""
 _PER_OBJECT = 64
 _PER_JSON_BYTE = 20
+_BOUNDS = {4: [{1: [{3: {12: {5: TEXT, 6: TEXT}}}]}]}
 _WORTH_COUNTING = 16 << 20
 """Below this the largest that text can become is taken for what it becomes."""
-
-
-class Room:
-    """How much one call may decode: `fox.config().memory_mb`, or 32 times what it reads, whichever is more.
-
-    Args:
-        objects: Columns (or parts, with dots) whose values become Python objects.
-        json: Columns whose text is parsed as JSON.
-    """
-
-    def __init__(self, objects: Sequence[str] = (), json: Sequence[str] = ()) -> None:
-        self.objects = tuple(objects)
-        self.json = tuple(json)
-        self._decoded = 0
-        self._stored = 0
-
-    def take(self, what: str, decoded: int, stored: int) -> None:
-        """Count one more read, before it is made.
-
-        Raises:
-            CorruptDataError: All reads together would take more than there is room.
-        """
-        self._decoded += decoded
-        self._stored += stored
-        limit = max(config().memory_mb << 20, LARGEST_RATIO * self._stored)
-        if self._decoded > limit:
-            needed = -(-self._decoded >> 20)
-            raise CorruptDataError(
-                f"{what}: {self._stored} bytes would take up to {needed} MiB of memory, allowed are {limit >> 20}. Nothing of it was "
-                f"decoded. If it is meant to be that large, call fox.config(memory_mb={needed})."
-            )
 
 
 @contextmanager
@@ -104,15 +62,6 @@ def readable(what: str) -> Iterator[None]:
         raise CorruptDataError(f"{what} is not readable: {str(error)[:300] or type(error).__name__}") from error
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    number: int
-    path: str
-    width: int
-    is_text: bool
-    is_nested: bool
-
-
 class GuardedParquet:
     """A parquet file of which nothing is decoded that there is no room for.
 
@@ -130,14 +79,28 @@ class GuardedParquet:
         with readable(what):
             self._file = pa.BufferReader(source) if isinstance(source, bytes) else pa.PythonFile(source, "r")
             self._size = self._file.size()
-            footer = _footer(self._file, self._size)
+            self._footer = read_footer(_footer_bytes(self._file, self._size))
             self._parquet = self._opened(page_checksum_verification=checksums)
-            self._metadata = self._parquet.metadata
-            self._check_chunks(footer)
             self.schema: pa.Schema = self._parquet.schema_arrow
-            self.group_rows = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
-            if min(self.group_rows, default=0) < 0 or sum(self.group_rows) != self._metadata.num_rows:
-                raise ValueError("its row groups do not have the rows that it declares")
+            self.group_rows = self._footer.rows
+
+    def chunk(self, group: int, path: str) -> Chunk:
+        """Return where the pages of a column lie.
+
+        Raises:
+            CorruptDataError: There is no such row group or column.
+        """
+        with readable(self.what):
+            (chunk,) = (c for leaf, c in zip(self._footer.leaves, self._footer.chunks[group], strict=True) if leaf.path == path)
+            return chunk
+
+    def bounds(self, group: int, path: str) -> tuple[str, str] | None:
+        """Return the smallest and largest text that the footer gives for a column, or `None` where it gives none."""
+        with readable(self.what):
+            number = [leaf.path for leaf in self._footer.leaves].index(path)
+            groups = parse(_footer_bytes(self._file, self._size), _BOUNDS)[0][4]
+            found = groups[group][1][number][3].get(12, {})
+            return (found[6].decode(), found[5].decode()) if found.keys() >= {5, 6} else None
 
     def check(self, groups: Sequence[int], columns: Sequence[str] | None, room: Room, expected: pa.Schema | None = None) -> None:
         """Count what reading columns of row groups takes, before it is read.
@@ -157,16 +120,19 @@ class GuardedParquet:
             for group in groups:
                 if not 0 <= group < len(self.group_rows):
                     raise ValueError(f"it has {len(self.group_rows)} row groups, number {group} was asked for")
-                metadata, rows, total = self._metadata.row_group(group), self.group_rows[group], 0
-                for leaf in (leaf for leaf in self._leaves if columns is None or _within(leaf.path, columns)):
-                    chunk = metadata.column(leaf.number)
-                    pages = measure(self._file, chunk, self._size)
+                rows, total = self.group_rows[group], 0
+                for leaf, chunk in zip(self._footer.leaves, self._footer.chunks[group], strict=True):
+                    if columns is not None and not _within(leaf.path, columns):
+                        continue
+                    pages = measure(self._file, chunk, leaf, self._size)
                     if not leaf.is_nested and pages.values != rows:
                         raise ValueError(f"column {leaf.path!r} has {pages.values} values in {rows} rows")
+                    is_text = leaf.kind == TEXT_TYPE
                     each = leaf.width + _LEVELS * leaf.is_nested + _PER_OBJECT * _within(leaf.path, room.objects)
-                    text = self._text(leaf, group, pages) * (_PER_JSON_BYTE if _within(leaf.path, room.json) else 1)
-                    total += pages.values * each + text if leaf.is_text else max(pages.values * each, pages.plain)
-                    stored += chunk.total_compressed_size
+                    text = self._text(leaf, group, pages) if is_text else 0
+                    text *= _PER_JSON_BYTE if _within(leaf.path, room.json) else 1
+                    total += pages.values * each + text if is_text else max(pages.values * each, pages.plain)
+                    stored += chunk.stored
                 decoded += max(total, rows * slots)
         room.take(self.what, decoded, stored)
 
@@ -180,29 +146,15 @@ class GuardedParquet:
         """
         self.check(groups, columns, room, expected)
         with readable(self.what):
-            named = None if columns is None else list(columns)
-            table = self._parquet.read_row_groups(list(groups), columns=named, use_threads=False)
-            table = table if named is None else table.select(named)
+            table = self.decoded(groups, columns)
             return table if expected is None else table.cast(expected)
 
-    def _check_chunks(self, footer: bytes) -> None:
-        """Refuse what pyarrow ends the process over as soon as it is asked for a column chunk: encryption, odd histograms."""
-        digest = hashlib.blake2b(footer, digest_size=16).digest()
-        if digest in _sound:
-            return
-        groups = read_struct(footer)[0].get(_ROW_GROUPS)
-        columns = [self._metadata.schema.column(number) for number in range(self._metadata.num_columns)]
-        if not isinstance(groups, list) or len(groups) != self._metadata.num_row_groups:
-            raise ValueError("its row groups are not what they seem")
-        for group in groups:
-            chunks = group.get(_COLUMNS)
-            if not isinstance(chunks, list) or len(chunks) != len(columns):
-                raise ValueError("a row group does not have the columns of the schema")
-            for chunk, column in zip(chunks, columns, strict=True):
-                _check_chunk(chunk, column)
-        if len(_sound) >= _MOST_SOUND:
-            _sound.clear()
-        _sound.add(digest)
+    def decoded(self, groups: Sequence[int], columns: Sequence[str] | None) -> pa.Table:
+        """Return columns of row groups that were checked before."""
+        with readable(self.what):
+            names = None if columns is None else list(columns)
+            table = self._parquet.read_row_groups(list(groups), columns=names, use_threads=False)
+            return table if names is None else table.select(names)
 
     def _slots(self, columns: Sequence[str] | None, expected: pa.Schema | None) -> int:
         """Return the bytes that each row takes whatever its pages hold: a missing fixed-size list is as long as one there."""
@@ -213,24 +165,13 @@ class GuardedParquet:
 
     def _opened(self, **options: object) -> pq.ParquetFile:
         # Extension types stay off: those that are registered run code of their own on what a file says.
-        return pq.ParquetFile(self._file, thrift_container_size_limit=_LONGEST_LIST, arrow_extensions_enabled=False, **options)
+        return pq.ParquetFile(self._file, arrow_extensions_enabled=False, **options)
 
-    @functools.cached_property
-    def _leaves(self) -> list[_Leaf]:
-        leaves = []
-        for number in range(self._metadata.num_columns):
-            column = self._metadata.schema.column(number)
-            width = _PER_VALUE.get(column.physical_type, column.length)
-            nested = column.max_repetition_level > 0 or column.max_definition_level > 1
-            leaves.append(_Leaf(number, column.path, width, column.physical_type == "BYTE_ARRAY", nested))
-            if width < 0:
-                raise ValueError(f"column {column.path!r} declares values of {width} bytes")
-        return leaves
-
-    def _text(self, leaf: _Leaf, group: int, pages: Pages) -> int:
+    def _text(self, leaf: Leaf, group: int, pages: Pages) -> int:
         """Return the bytes that a column's pages become, repeated text each time that it comes."""
-        most = pages.plain + (pages.coded * pages.longest if leaf.is_text else 0)
-        if leaf.is_nested or most < max(_WORTH_COUNTING, 2 * pages.plain):
+        most = pages.plain + pages.coded * pages.longest
+        counting = 4 * pages.plain + 8 * pages.values
+        if leaf.is_nested or most < max(_WORTH_COUNTING, 2 * pages.plain) or counting > config().memory_mb << 20:
             return most
         # One long text among many short ones: counted, by reading each text of the dictionary once.
         coded = self._opened(read_dictionary=[leaf.path]).read_row_group(group, columns=[leaf.path], use_threads=False)
@@ -243,39 +184,29 @@ class GuardedParquet:
         return total
 
 
-def read_table(source: IO[bytes] | bytes, what: str, room: Room) -> pa.Table:
-    """Return all of a parquet file.
+def read_table(source: IO[bytes] | bytes, what: str, room: Room, becomes: pa.Schema | None = None) -> pa.Table:
+    """Return all of a parquet file, as it is stored; pages that have checksums must match them.
 
     Args:
         source: An open file, or the file's bytes.
         what: Root and pointer, for messages.
         room: What there is; one for all files of a table counts them together.
+        becomes: What the table will be made into: columns that are added or cast take room too.
 
     Raises:
         CorruptDataError: It cannot be read, or there is no room.
     """
-    file = GuardedParquet(source, what)
-    return file.read(range(len(file.group_rows)), None, room)
-
-
-def _check_chunk(chunk: Any, column: pq.ColumnSchema) -> None:
-    about = chunk.get(_META_DATA) if isinstance(chunk, dict) else None
-    if not isinstance(about, dict) or _CRYPTO in chunk or _ENCRYPTED in chunk:
-        raise ValueError("a column is encrypted, or nothing is said of it")
-    sizes = about.get(_SIZE_STATISTICS)
-    if isinstance(sizes, dict) and 1 in sizes and column.physical_type != "BYTE_ARRAY":
-        raise ValueError("a column has sizes of text that it does not have")
-    for field, level in ((2, column.max_repetition_level), (3, column.max_definition_level)):
-        histogram = sizes.get(field) if isinstance(sizes, dict) else None
-        if histogram and len(histogram) != level + 1:
-            raise ValueError("a column has a histogram of levels that it does not have")
+    file = GuardedParquet(source, what, checksums=True)
+    groups = range(len(file.group_rows))
+    file.check(groups, None, room, becomes)
+    return file.decoded(groups, None)
 
 
 def _within(path: str, names: Sequence[str]) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
-def _footer(file: pa.NativeFile, size: int) -> bytes:
+def _footer_bytes(file: pa.NativeFile, size: int) -> bytes:
     if size < 12:
         raise ValueError(f"{size} bytes are no parquet file")
     end = file.read_at(8, size - 8)
@@ -297,8 +228,9 @@ def _slot(kind: pa.DataType, *, in_list: bool = False) -> int:
     types = pa.types
     if types.is_fixed_size_list(kind) and not in_list:
         return int(kind.list_size) * _slot(kind.value_type, in_list=True)
-    if types.is_list(kind) or types.is_large_list(kind):
-        _slot(kind.value_type, in_list=True)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
+        for inner in (kind.field(i).type for i in range(kind.num_fields)):
+            _slot(inner, in_list=True)
         return 8
     if types.is_struct(kind):
         return sum(_slot(kind.field(i).type, in_list=in_list) for i in range(kind.num_fields))

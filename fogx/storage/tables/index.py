@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, listing
-from fogx.feature import Schema
+from fogx.feature import STEP_KEYS, Schema
+from fogx.memory import Room
 from fogx.stats import FeatureStats
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
 from fogx.storage.tables.columns import numpy_view
-from fogx.storage.tables.guarded import GuardedParquet, Room, readable
+from fogx.storage.tables.guarded import GuardedParquet, readable
 from fogx.storage.tables.nested import decode_nested, encode_nested
 from fogx.storage.tables.places import FramesPlace, StepsPlace
 
@@ -193,7 +194,7 @@ def write_schema(store: Store, schema: Schema) -> None:
 def _cached_schema(store: Store, root: str, schema_id: str) -> Schema:
     text = _read_schema_text(store, schema_id)
     try:
-        schema = None if text is None else Schema.from_json(text)
+        schema = None if text is None else _sound(Schema.from_json(text))
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
         schema = None
     if schema is None or schema.schema_id != schema_id:
@@ -210,6 +211,24 @@ def read_schema(store: Store, schema_id: str) -> Schema:
     return _cached_schema(store, store.root, schema_id)
 
 
+def _sound(schema: Schema) -> Schema:
+    """Return the schema, unless it holds what no writer puts there.
+
+    Raises:
+        ValueError: A name or word that is no text, or a feature without dtype.
+    """
+    stored = [*schema.features.items(), *((path, feature) for path, feature in schema.episode_fields.values())]
+    for name, feature in stored:
+        words = (feature.unit, feature.space, feature.frame, feature.rotation, feature.gripper, feature.doc, feature.encoding)
+        if not isinstance(name, str) or any(word is not None and not isinstance(word, str) for word in words):
+            raise ValueError("a name or word is no text")
+        if feature.dtype is None:
+            raise ValueError("a feature has no dtype")
+    if any(name in STEP_KEYS for name in schema.features):
+        raise ValueError("a feature has a name that fogx keeps for itself")
+    return schema
+
+
 def _read_schema_text(store: Store, schema_id: str) -> str | None:
     data = store.read_small(schema_name(schema_id))
     return None if data is None else data.decode(errors="replace")
@@ -221,8 +240,8 @@ def schema_name(schema_id: str) -> str:
     Raises:
         CorruptDataError: Not an id that fogx gives.
     """
-    if not (len(schema_id) == 32 and set(schema_id) <= set("0123456789abcdef")):
-        raise CorruptDataError(f"a row names the schema {schema_id[:60]!r}, which is not an id that fogx gives.")
+    if not (isinstance(schema_id, str) and len(schema_id) == 32 and set(schema_id) <= set("0123456789abcdef")):
+        raise CorruptDataError(f"a row names the schema {str(schema_id)[:60]!r}, which is not an id that fogx gives.")
     return f"index/schemas/{schema_id}.json"
 
 

@@ -9,16 +9,16 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError
 from fogx.feature import Schema
+from fogx.memory import Room
 from fogx.storage.files.store import Store
-from fogx.storage.tables.guarded import GuardedParquet, Room
+from fogx.storage.tables.guarded import GuardedParquet
 from fogx.storage.tables.places import FramesPlace, StepsPlace
 from fogx.storage.tables.steps import steps_schema
 
-UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading damaged bytes raises. `CorruptDataError` is among them."""
 
 _MAGIC = b"PAR1"
@@ -52,7 +52,7 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 @contextmanager
-def opened(store: Store, pointer: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+def opened(store: Store, pointer: str) -> Iterator[tuple[GuardedParquet, int]]:
     """Open a data file; yield it and its length in bytes.
 
     Raises:
@@ -69,9 +69,7 @@ def opened(store: Store, pointer: str) -> Iterator[tuple[pq.ParquetFile, int]]:
         file.seek(0)
         check_ends(file.read(4), tail)
         with _reading():
-            GuardedParquet(file, "it")  # what would end the process is refused first
-            file.seek(0)
-            parquet = pq.ParquetFile(file)
+            parquet = GuardedParquet(file, "it", checksums=True)
         yield parquet, size
 
 
@@ -81,26 +79,26 @@ def read_group(store: Store, pointer: str, group: int) -> pa.Table:
     Raises:
         DamagedError: It cannot be read.
     """
-    with opened(store, pointer), store.open(pointer) as file, _reading():
-        table = GuardedParquet(file, "it", checksums=True).read([group], None, Room())
+    with opened(store, pointer) as (parquet, _), _reading():
+        table = parquet.read([group], None, Room())
         table.validate(full=True)
     return table
 
 
-def check_steps_place(parquet: pq.ParquetFile, place: StepsPlace, episode_id: str, schema: Schema) -> None:
+def check_steps_place(parquet: GuardedParquet, place: StepsPlace, episode_id: str, schema: Schema) -> None:
     """Compare a place with the file's footer.
 
     Raises:
         DamagedError: The file holds other columns, fewer rows, or other episodes there.
     """
     expected = steps_schema(schema)
-    found = parquet.schema_arrow
+    found = parquet.schema
     if not found.equals(expected) or (found.metadata or {}).get(b"fogx.schema_id") != schema.schema_id.encode():
         raise DamagedError("wrong content", "The file holds other columns than those of the episode's schema.")
     _check_group(parquet, place.row_group, place.first_row, place.num_rows, episode_id)
 
 
-def check_frames_place(parquet: pq.ParquetFile, size: int, place: FramesPlace, episode_id: str) -> None:
+def check_frames_place(parquet: GuardedParquet, size: int, place: FramesPlace, episode_id: str) -> None:
     """Compare a place with the file's footer and length.
 
     Raises:
@@ -111,9 +109,10 @@ def check_frames_place(parquet: pq.ParquetFile, size: int, place: FramesPlace, e
     _check_group(parquet, place.row_group, place.first_row, len(place.lengths), episode_id)
     total = int((place.lengths.astype(np.int64) + 4).sum())
     if place.offset >= 0:
-        chunk = parquet.metadata.row_group(place.row_group).column(parquet.schema_arrow.get_field_index("data"))
-        stop = chunk.data_page_offset + chunk.total_compressed_size
-        if not chunk.data_page_offset < place.offset <= place.offset - 4 + total <= min(stop, size):
+        with _reading():
+            chunk = parquet.chunk(place.row_group, "data")
+        stop = chunk.start + chunk.stored
+        if not chunk.start < place.offset <= place.offset - 4 + total <= min(stop, size):
             raise DamagedError("wrong content", "The frames do not lie where the index says.")
 
 
@@ -155,15 +154,15 @@ def check_steps(table: pa.Table, episode_id: str) -> None:
         raise DamagedError("wrong content", "The rows are those of other steps.")
 
 
-def _check_group(parquet: pq.ParquetFile, group: int, first_row: int, num_rows: int, episode_id: str) -> None:
-    groups = parquet.metadata.num_row_groups
-    if not 0 <= group < groups:
-        raise DamagedError("wrong count", f"The file has {groups} row groups; number {group} is asked for.")
-    about = parquet.metadata.row_group(group)
-    if first_row < 0 or num_rows < 0 or first_row + num_rows > about.num_rows:
-        raise DamagedError("wrong count", f"Row group {group} has {about.num_rows} rows, fewer than the index says.")
-    bounds = about.column(0).statistics
-    if bounds is not None and bounds.has_min_max and not bounds.min <= episode_id <= bounds.max:
+def _check_group(parquet: GuardedParquet, group: int, first_row: int, num_rows: int, episode_id: str) -> None:
+    groups = parquet.group_rows
+    if not 0 <= group < len(groups):
+        raise DamagedError("wrong count", f"The file has {len(groups)} row groups; number {group} is asked for.")
+    if first_row < 0 or num_rows < 0 or first_row + num_rows > groups[group]:
+        raise DamagedError("wrong count", f"Row group {group} has {groups[group]} rows, fewer than the index says.")
+    with _reading():
+        bounds = parquet.bounds(group, "episode_id")
+    if bounds is not None and not bounds[0] <= episode_id <= bounds[1]:
         raise DamagedError("wrong content", f"Row group {group} holds other episodes than the index says.")
 
 

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError
 from fogx.feature import Schema
+from fogx.memory import Room
 from fogx.protocols import Column, EpisodeData
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
 from fogx.storage.tables.columns import arrow_type, frame_numbers, from_arrow, numpy_view, to_arrow
-from fogx.storage.tables.guarded import GuardedParquet, Room, readable
+from fogx.storage.tables.guarded import GuardedParquet, readable
 from fogx.storage.tables.places import StepsPlace
 
 ROW_GROUP_ROWS = 10_000

@@ -1,31 +1,37 @@
-"""Structs of thrift's compact protocol, which parquet's footers and page headers are written in: ints, lists and structs.
+"""The part of thrift's compact protocol that parquet's footers and page headers are written in.
 
-The parsers that libraries have show no field that they do not use, and some end the process where a field is odd.
+pyarrow parses them too, but asking it for a column of a damaged footer ends the process (abort, 26.0), so what is needed to judge a
+file is read here. Whatever is not asked for is passed over and takes no memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-_DEEPEST = 16
-_BYTE, _DOUBLE, _BINARY, _LIST, _STRUCT = 3, 7, 8, 9, 12
+INT, TEXT = "int", "text"
+
+Spec = Mapping[int, Any]
+"""Field number → `INT`, `TEXT`, the spec of a struct, or a list of one of these. Fields that are not in it are passed over."""
+
+_DEEPEST = 32
+_BOOLS, _BYTE, _INTS, _BINARY, _LISTS, _STRUCT = (1, 2), 3, (4, 5, 6), 8, (9, 10), 12
+_SIZES = {_BYTE: 1, 7: 8}
 
 
-def read_struct(data: bytes, at: int = 0, *, bits: int = 64, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Return the fields of a struct by number, and where it ends. Bools, bytes, doubles and texts come as `None`.
-
-    Args:
-        data: The bytes.
-        at: Where the struct begins.
-        bits: Largest size of an int.
-        depth: How many structs it lies in.
+def parse(data: bytes, spec: Spec) -> tuple[dict[int, Any], int]:
+    """Return the fields of the struct that bytes begin with, and how many bytes it takes.
 
     Raises:
-        IndexError: The data end before the struct does.
-        ValueError: Not thrift, too deep, or an int too large.
+        IndexError: The bytes end before the struct does.
+        ValueError: They are no such struct: another type than the spec's, a field given twice, or nested too deep.
     """
+    return _struct(data, 0, spec, 0)
+
+
+def _struct(data: bytes, at: int, spec: Spec, depth: int) -> tuple[dict[int, Any], int]:
     if depth > _DEEPEST:
-        raise ValueError("a struct is nested too deep")
+        raise ValueError("it is nested too deep")
     fields: dict[int, Any] = {}
     number = 0
     while True:
@@ -37,63 +43,105 @@ def read_struct(data: bytes, at: int = 0, *, bits: int = 64, depth: int = 0) -> 
         if head >> 4:
             number += head >> 4
         else:
-            number, at = _int(data, at, bits)
-        if number in fields:
-            raise ValueError(f"a struct gives field {number} twice")
-        if kind in (1, 2):  # a bool, said by its type
-            fields[number] = None
+            number, at = _int(data, at)
+        wanted = spec.get(number)
+        if wanted is None:
+            at = at if kind in _BOOLS else _skipped(data, at, kind, depth)
+        elif number in fields:
+            raise ValueError(f"field {number} is given twice")
         else:
-            fields[number], at = _value(data, at, kind, bits, depth)
+            fields[number], at = _value(data, at, kind, wanted, depth)
 
 
-def _value(data: bytes, at: int, kind: int, bits: int, depth: int) -> tuple[Any, int]:
-    if kind in (4, 5, 6):
-        return _int(data, at, bits)
-    if kind == _STRUCT:
-        return read_struct(data, at, bits=bits, depth=depth + 1)
-    if kind == _LIST:
-        return _list(data, at, bits, depth)
-    if kind in (1, 2, _BYTE):
-        return None, at + 1
-    if kind == _DOUBLE:
-        return None, at + 8
+def _value(data: bytes, at: int, kind: int, wanted: Any, depth: int) -> tuple[Any, int]:
+    if wanted is INT and kind in _INTS:
+        return _int(data, at)
+    if wanted is TEXT and kind == _BINARY:
+        stop, at = _end(data, at)
+        return data[at:stop], stop
+    if isinstance(wanted, dict) and kind == _STRUCT:
+        return _struct(data, at, wanted, depth + 1)
+    if isinstance(wanted, list) and kind in _LISTS:
+        count, element, at = _list(data, at)
+        items = []
+        for _ in range(count):
+            item, at = _value(data, at, element, wanted[0], depth + 1)
+            items.append(item)
+        return items, at
+    raise ValueError(f"a field is of type {kind}")
+
+
+def _skipped(data: bytes, at: int, kind: int, depth: int) -> int:
+    """Pass over a value. Most of a footer is passed over, so that ints, of which most of it is, take no call of their own."""
+    if kind in _INTS:
+        while data[at] & 0x80:
+            at += 1
+        return at + 1
     if kind == _BINARY:
-        length, at = _varint(data, at, 31)
-        if at + length > len(data):
-            raise IndexError
-        return None, at + length
-    raise ValueError(f"a struct has a field of type {kind}")
+        return _end(data, at)[0]
+    if kind == _STRUCT and depth < _DEEPEST:
+        while True:
+            kind, step = data[at] & 15, data[at] >> 4
+            at += 1
+            if kind == 0:
+                return at
+            if not step:
+                at = _varint(data, at)[1]
+            if kind in _INTS:
+                while data[at] & 0x80:
+                    at += 1
+                at += 1
+            elif kind not in _BOOLS:  # said by the type
+                at = _skipped(data, at, kind, depth + 1)
+    if kind in _LISTS and depth < _DEEPEST:
+        count, element, at = _list(data, at)
+        element = _BYTE if element in _BOOLS else element
+        if count > len(data):  # each takes a byte or more
+            raise ValueError("a list is longer than its bytes")
+        for _ in range(count):
+            at = _skipped(data, at, element, depth + 1)
+        return at
+    if kind in _SIZES and at + _SIZES[kind] <= len(data):
+        return at + _SIZES[kind]
+    # Parquet has no maps.
+    raise ValueError(f"a field is of type {kind}, or nested too deep")
 
 
-def _list(data: bytes, at: int, bits: int, depth: int) -> tuple[list[Any], int]:
-    count, kind = data[at] >> 4, data[at] & 15
+def _list(data: bytes, at: int) -> tuple[int, int, int]:
+    head = data[at]
     at += 1
-    if count == 15:
-        count, at = _varint(data, at, 31)
-    if count > len(data) - at:  # each element takes a byte at least
+    if head >> 4 == 15:
+        count, at = _varint(data, at)
+        return count, head & 15, at
+    return head >> 4, head & 15, at
+
+
+def _end(data: bytes, at: int) -> tuple[int, int]:
+    length, at = _varint(data, at)
+    if at + length > len(data):
         raise IndexError
-    values = []
-    for _ in range(count):
-        value, at = _value(data, at, kind, bits, depth)
-        values.append(value)
-    return values, at
+    return at + length, at
 
 
-def _int(data: bytes, at: int, bits: int) -> tuple[int, int]:
-    value, at = _varint(data, at, bits)
+def _int(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _varint(data, at)
     return (value >> 1) ^ -(value & 1), at
 
 
-def _varint(data: bytes, at: int, bits: int) -> tuple[int, int]:
-    value = shift = 0
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    byte = data[at]
+    at += 1
+    if byte < 0x80:
+        return byte, at
+    value, shift = byte & 0x7F, 7
     while True:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if value >> bits:
-                raise ValueError(f"a struct holds a number of more than {bits} bits")
+            if value >> 64:
+                raise ValueError("a number has more than 64 bits")
             return value, at
         shift += 7
         if shift > 63:
-            raise ValueError("a struct holds a number without end")
+            raise ValueError("a number has no end")

@@ -1,0 +1,42 @@
+"""How much memory data from anybody may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fogx.errors import CorruptDataError
+from fogx.settings import config
+
+LARGEST_RATIO = 32
+"""A call may decode to the budget, or to so many times the bytes that it reads, whichever is more."""
+
+
+class Room:
+    """How much one call may decode: `fox.config().memory_mb`, or 32 times what it reads, whichever is more.
+
+    Args:
+        objects: Columns (or parts, with dots) whose values become Python objects.
+        json: Columns whose text is parsed as JSON.
+    """
+
+    def __init__(self, objects: Sequence[str] = (), json: Sequence[str] = ()) -> None:
+        self.objects = tuple(objects)
+        self.json = tuple(json)
+        self._decoded = 0
+        self._stored = 0
+
+    def take(self, what: str, decoded: int, stored: int) -> None:
+        """Count one more read, before it is made.
+
+        Raises:
+            CorruptDataError: All reads together would take more than there is room.
+        """
+        self._decoded += decoded
+        self._stored += stored
+        limit = max(config().memory_mb << 20, LARGEST_RATIO * self._stored)
+        if self._decoded > limit:
+            needed = -(-self._decoded >> 20)
+            raise CorruptDataError(
+                f"{what}: {self._stored} bytes would take up to {needed} MiB of memory, allowed are {limit >> 20}. Nothing of it was "
+                f"decoded. If it is meant to be that large, call fox.config(memory_mb={needed})."
+            )
