@@ -1,11 +1,13 @@
-"""What a commit and an open cost as the log grows: a fresh local root, one row appended at a time, every fifth commit an edit.
+"""What a commit and an open cost as the log grows: a fresh root, one row appended at a time, every fifth commit an edit.
 
     python benchmarks/commits.py --commits 10 1000 5000
+    python benchmarks/commits.py --root s3://bucket/new-folder --commits 10 1000
 
-Takes about three minutes. The table goes to stdout. Appends and edits are of table rows alone: no steps or frames are written.
+Takes about three minutes on a local disk. Options of S3 come from the environment (`AWS_…`); what was written there is left. The table goes to stdout. Appends and edits are of table rows alone: no steps or frames are written.
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import time
@@ -26,14 +28,15 @@ LAST = 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commits", type=int, nargs="+", default=[10, 1_000, 5_000], help="marks (10 1000 5000)")
+    parser.add_argument("--root", help="a new folder or URL (a temporary folder)")
     given = parser.parse_args()
     print(f"deltalake {version('deltalake')}, pyarrow {version('pyarrow')}; ms, over the last {LAST} commits")
     print(
         "| commits | append, median | append, max | edit, median | open, median of 3 | first commit of a handle | table files |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|")
-    with tempfile.TemporaryDirectory(prefix="fogx-commits-") as folder:
-        store = Store(f"{folder}/root")
+    with contextlib.ExitStack() as stack:
+        store = Store(given.root or stack.enter_context(tempfile.TemporaryDirectory(prefix="fogx-commits-")) + "/root")
         log_root.create(store, "commits")
         log, appends, edits = EpisodeLog(store), list[float](), list[float]()
         for mark in sorted(given.commits):

@@ -138,7 +138,8 @@ def _check_names(path: str, node: Any, where: str) -> None:
                 "would be imported, and so run, because a data file names it."
             )
     dtype = node.get("dtype")
-    typed = [content for key in _TYPED if isinstance(content := node.get(key), dict)]
+    is_class = any(isinstance(node.get(key), str) for key in ("pythonClassName", "python_class_name"))  # else names of features
+    typed = [content for key in _TYPED if is_class and isinstance(content := node.get(key), dict)]
     if any(not isinstance(content.get("dtype"), str) for content in typed):
         dtype = ""  # TFDS would import TensorFlow to ask it what that means
     if isinstance(dtype, str) and dtype not in NUMERIC_DTYPES + _TEXT:

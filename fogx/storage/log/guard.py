@@ -20,7 +20,7 @@ _PER_BYTE = 4
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.\d{10})?\.parquet")
-_OTHER = re.compile(r"\d{20}\.checkpoint\..*|\d{20}\.\d{20}\.compacted\.json")
+_OTHER = re.compile(r"\d{20}\.checkpoint\..*(?<!\.tmp)|\d{20}\.\d{20}\.compacted\.json")
 
 
 def check_log(store: Store, folder: str, version: int | None = None) -> None:
