@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from fogx.errors import CorruptDataError
@@ -22,6 +23,7 @@ class Room:
     def __init__(self, objects: Sequence[str] = (), json: Sequence[str] = ()) -> None:
         self.objects = tuple(objects)
         self.json = tuple(json)
+        self._lock = threading.Lock()
         self._decoded = 0
         self._stored = 0
 
@@ -31,8 +33,9 @@ class Room:
         Raises:
             CorruptDataError: All reads together would take more than there is room.
         """
-        self._decoded += decoded
-        self._stored += stored
+        with self._lock:  # remote files are read by several threads
+            self._decoded += decoded
+            self._stored += stored
         limit = max(config().memory_mb << 20, LARGEST_RATIO * self._stored)
         if self._decoded > limit:
             needed = -(-self._decoded >> 20)

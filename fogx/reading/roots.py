@@ -7,7 +7,6 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,9 +32,6 @@ from fogx.storage.log.rows import BASE
 from fogx.storage.tables.index import read_index
 
 _T = TypeVar("_T")
-
-REMOTE_AT_ONCE = 32
-"""Remote files looked at together: each takes a few short reads, and most of the time is waiting."""
 
 
 class Root:
@@ -315,11 +311,7 @@ def read_index_files(root: Root, rows: pa.Table, read: Callable[[str, np.ndarray
     places = list(same_of(files.indices.to_numpy()))
     names = [files[int(positions[0])].as_py() for positions in places]
     wanted = [numbers.to_numpy()[positions] for positions in places]
-    if root.store.is_local:
-        yield from zip(places, map(read, names, wanted), strict=True)
-    else:
-        with ThreadPoolExecutor(REMOTE_AT_ONCE) as pool:
-            yield from zip(places, pool.map(read, names, wanted), strict=True)
+    yield from zip(places, root.store.each(read, names, wanted), strict=True)
 
 
 def _shared(ids: pa.ChunkedArray, others: pa.ChunkedArray) -> np.ndarray:

@@ -7,7 +7,6 @@ first (see `storage/tables/guarded.py`), at the moment when it is read and only 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,7 +15,6 @@ from polars.io.plugins import register_io_source
 
 from fogx.errors import CorruptDataError, StorageError
 from fogx.memory import Room
-from fogx.reading.roots import REMOTE_AT_ONCE
 from fogx.storage.files.store import Store
 from fogx.storage.tables.guarded import GuardedParquet
 
@@ -101,12 +99,8 @@ class _Source:
             yield batch
 
     def _check_all(self, files: Sequence[str], names: Iterable[str]) -> None:
-        if self._store.is_local:
-            for file in files:
-                self._check(file, names)
-        else:
-            with ThreadPoolExecutor(REMOTE_AT_ONCE) as pool:
-                list(pool.map(self._check, files, [names] * len(files)))
+        for _ in self._store.each(self._check, files, [names] * len(files)):
+            pass
 
     def _check(self, file: str, names: Iterable[str]) -> None:
         fresh = [name for name in names if (file, name) not in self._checked]  # files do not change

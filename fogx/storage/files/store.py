@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -17,11 +19,18 @@ from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.paths import canonical_root, check_inside, check_pointer, is_url, join, open_regular
 from fogx.storage.files.remote import RemoteFile, asking
 
+T = TypeVar("T")
+
 _EXTRA_OF = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 _ROUNDS = 2
 """How often s3fs lets botocore go through all its retries: the second time is for an answer that broke off while it was read."""
 
+_AT_ONCE = 32
+"""Remote files looked at together: most of the time is waiting."""
+
+_WHOLE_BYTES = 4 << 20
+"""Files up to this size are read by one request: parquet is looked at in dozens of small pieces, and each asked for costs as much."""
 
 _MISSING = (FileNotFoundError,)
 
@@ -97,7 +106,7 @@ class Store:
             fsync_files(self.path(p) for p in pointers)
 
     def open(self, pointer: str) -> IO[bytes]:
-        """Open a data file for reading; remote ones read only the ranges asked for.
+        """Open a data file for reading; of remote ones over 4 MiB only the ranges asked for are read.
 
         Raises:
             CorruptDataError: It is not there, though a row names it.
@@ -121,7 +130,16 @@ class Store:
         with self.asking(f"reading {name}", but=_MISSING):
             # s3fs' default cache would fetch megabytes around each small read.
             file = self._remote().open(path, "rb", cache_type="none")
+            if file.size <= _WHOLE_BYTES:
+                return io.BytesIO(file.read())
         return cast(IO[bytes], RemoteFile(file, partial(self.asking, f"reading {name}")))
+
+    def each(self, look: Callable[..., T], *arguments: Iterable[Any]) -> Iterator[T]:
+        """Return what `map` returns, of remote roots by many threads at once; `look` reads files."""
+        if self.is_local:
+            return map(look, *arguments)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return iter(list(pool.map(look, *arguments)))
 
     def read_ranges(self, pointer: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of half-open `(start, stop)` ranges of one file.

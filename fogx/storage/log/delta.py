@@ -92,10 +92,11 @@ class DeltaLog:
         if missing:
             raise CorruptDataError(f"{self.store.root}: the episodes table lacks the columns {listing(missing)}.")
         room = Room(json=_JSON)  # for all files together
-        held = {name: self._files.get(name) for name in self.names()}
-        self._files = {
-            name: self._rows(name, schema, room) if table is None else aligned(table, schema) for name, table in held.items()
-        }
+        names = self.names()
+        held = {name: aligned(self._files[name], schema) for name in names if name in self._files}
+        new = [name for name in names if name not in held]
+        held |= zip(new, self.store.each(lambda name: self._rows(name, schema, room), new), strict=True)
+        self._files = {name: held[name] for name in names}
         return Snapshot(schema, dict(self._files))
 
     def commit(

@@ -58,7 +58,18 @@ def test_every_second_request_is_made_up_for(s3_server, kind):
     assert s3_server.happened()[0] >= 4
 
 
-def test_a_read_that_fails_late_is_told_too(s3_server):
+def test_a_small_file_is_read_by_one_request(s3_server):
+    store = _filled(s3_server)
+    s3_server.heal()
+    with store.open(POINTER) as file:
+        whole = file.read()
+        file.seek(2)
+        assert file.read(2) == whole[2:4]
+    assert [request["method"] for request in s3_server.requests()] == ["HEAD", "GET"]
+
+
+def test_a_read_that_fails_late_is_told_too(s3_server, monkeypatch):
+    monkeypatch.setattr("fogx.storage.files.store._WHOLE_BYTES", 0)
     store = Store(s3_server.make_bucket("lab"), StorageOptions(ONCE))
     _write(store)
     with store.open(POINTER) as file:
