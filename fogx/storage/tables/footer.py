@@ -95,7 +95,8 @@ def _read(data: bytes) -> Footer:
     return Footer(leaves, rows, chunks)
 
 
-_kept = functools.lru_cache(maxsize=256)(_read)  # by content, so never stale: the same files are opened again and again; 25 KB each
+# By content, so never stale: the same files are opened again and again. Each takes about 25 KB.
+_kept = functools.lru_cache(maxsize=256)(_read)
 
 
 def _leaves(elements: list[dict[int, Any]]) -> list[Leaf]:
