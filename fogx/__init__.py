@@ -8,6 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fogx.align.policy import Align as Align
+    from fogx.align.policy import exact as exact
+    from fogx.align.policy import hold as hold
+    from fogx.align.policy import linear as linear
+    from fogx.align.policy import nearest as nearest
+    from fogx.align.policy import next as next
+    from fogx.align.policy import slerp as slerp
     from fogx.dataset import Dataset as Dataset
     from fogx.errors import FogxError as FogxError
     from fogx.feature import Feature as Feature
@@ -18,15 +25,37 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Align": "fogx.align.policy",
     "Dataset": "fogx.dataset",
     "Feature": "fogx.feature",
     "FogxError": "fogx.errors",
     "check": "fogx.jobs.check",
     "config": "fogx.settings",
     "repair": "fogx.jobs.repair",
+    "exact": "fogx.align.policy",
+    "hold": "fogx.align.policy",
+    "linear": "fogx.align.policy",
+    "nearest": "fogx.align.policy",
+    "next": "fogx.align.policy",
+    "slerp": "fogx.align.policy",
 }
 
-__all__ = ["Dataset", "Feature", "FogxError", "__version__", "check", "config", "repair"]
+__all__ = [
+    "Align",
+    "Dataset",
+    "Feature",
+    "FogxError",
+    "__version__",
+    "check",
+    "config",
+    "exact",
+    "hold",
+    "linear",
+    "nearest",
+    "next",
+    "repair",
+    "slerp",
+]
 
 
 def __getattr__(name: str) -> Any:

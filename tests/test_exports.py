@@ -12,7 +12,22 @@ import fogx
 
 
 def test_the_public_names() -> None:
-    assert fogx.__all__ == ["Dataset", "Feature", "FogxError", "__version__", "check", "config", "repair"]
+    assert fogx.__all__ == [
+        "Align",
+        "Dataset",
+        "Feature",
+        "FogxError",
+        "__version__",
+        "check",
+        "config",
+        "exact",
+        "hold",
+        "linear",
+        "nearest",
+        "next",
+        "repair",
+        "slerp",
+    ]
     assert dir(fogx) == sorted(fogx.__all__)
 
 
