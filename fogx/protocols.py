@@ -23,10 +23,13 @@ class Column:
             bytes: object array `(T, *shape)`. Features of varying shape: object array `(T,)` of arrays. Features in `frames`:
             object array `(T,)` of encoded `bytes`. What stands at a step that is not valid is unspecified.
         valid: `(T,)` bool, False where the step has no value; `None` where every step has one.
+        frames: Of features in `frames`, `(T,)` int32: which of the episode's frames each step shows, where steps repeat or leave
+            out some (see `Samples`). `None` where steps that have a value show one frame after the other.
     """
 
     values: np.ndarray
     valid: np.ndarray | None = None
+    frames: np.ndarray | None = None
 
     @property
     def mask(self) -> np.ndarray:
@@ -40,6 +43,26 @@ def object_array(items: Sequence[Any]) -> np.ndarray:
     for position, item in enumerate(items):
         result[position] = item
     return result
+
+
+@dataclass
+class Samples:
+    """What sensors sent, where steps cannot give it back; R samples in the order in which they came.
+
+    Values given in one call are one sample. Nothing is missing from here: the steps can be made again, by any policy.
+
+    Args:
+        columns: One `Column` of R values for each feature, valid where the sample holds that feature. Images are in the order of
+            the frames that columns of steps name by number.
+        stamps_ns: `(R,)` int64, when each was taken, by the clock of who stamped it.
+        received_ns: `(R,)` int64, when each was given to fogx, by the clock of the recording machine.
+        align: The policy that made the steps, as `fogx.Align.to_json` gives it.
+    """
+
+    columns: Mapping[str, Column]
+    stamps_ns: np.ndarray
+    received_ns: np.ndarray
+    align: Mapping[str, Any]
 
 
 @dataclass
@@ -58,6 +81,7 @@ class EpisodeData:
         success: Whether the task was achieved, where known.
         source_key: Identity of the episode in its source (source, version, split, shard, record); importing twice keeps one.
         episode_id: Set for episodes that come from a fogx root.
+        samples: What the steps were made from, where sensors had times of their own.
     """
 
     schema: Schema
@@ -71,6 +95,7 @@ class EpisodeData:
     success: bool | None = None
     source_key: str | None = None
     episode_id: str | None = None
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True)

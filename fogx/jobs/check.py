@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from fogx.errors import CorruptDataError, DatasetNotFoundError, FeatureError, listing
 from fogx.feature import Schema
-from fogx.protocols import EpisodeData
+from fogx.protocols import Column, EpisodeData, Samples
 from fogx.reading.episodes import decoder
 from fogx.settings import config
 from fogx.stats import FeatureStats
@@ -38,7 +38,7 @@ from fogx.storage.tables.inspect import (
 )
 from fogx.storage.tables.pack import statistics
 from fogx.storage.tables.places import FramesPlace, StepsPlace
-from fogx.storage.tables.steps import columns_of, steps_schema
+from fogx.storage.tables.steps import RECEIVED, columns_of, steps_schema
 
 KINDS = (
     "lost",
@@ -264,7 +264,7 @@ def _check_places(store: Store, seen: Examined, members: Sequence[_Member]) -> l
     for member in members:
         if (total := sum(place.num_rows for place in member.index.steps)) != member.index.num_steps:
             report(member, member.index_file, "wrong count", f"The index places {total} of {member.index.num_steps} steps.")
-        named: list[StepsPlace | FramesPlace] = [*member.index.steps, *member.index.frames]
+        named: list[StepsPlace | FramesPlace] = [*member.index.steps, *member.index.streams, *member.index.frames]
         for place in named:
             places.setdefault(place.file, []).append((member, place))
     for file, mine in tqdm(places.items(), desc="check files", unit="file", disable=not config().progress):
@@ -348,17 +348,17 @@ def _values_of(groups: _Groups, member: _Member) -> list[Finding]:
 
 def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None:
     index, schema = member.index, member.schema
-    arrow = steps_schema(schema)
-    parts = [pa.Table.from_arrays([pa.nulls(0, f.type) for f in arrow], schema=arrow)]
-    parts += [groups.read(place).slice(place.first_row, place.num_rows).cast(arrow) for place in index.steps]
-    table = pa.concat_tables(parts)
-    check_steps(table, index.episode_id)
     try:
-        columns = columns_of(table.drop_columns(["episode_id", "step_index"]), schema)
+        columns = _columns(groups, member, "steps", index.steps)
         times = columns.pop("timestamp_ns")
         data = EpisodeData(schema, columns, index.num_steps, times.values if times.valid is None else None)
-        for name in [name for name, feature in schema.items() if feature.in_frames]:
-            _check_numbers(name, columns[name].values[columns[name].mask], index.frames_of(name))
+        if index.streams:
+            sent = _columns(groups, member, "streams", index.streams)
+            stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED).values
+            sent = {name: replace(column, frames=None) for name, column in sent.items()}
+            data.samples = Samples(sent, stamps, received, index.align or {})
+        else:
+            data.columns = {name: replace(column, frames=None) for name, column in columns.items()}
         if not is_checksum(index.checksum, digest(data), index.frames):
             raise DamagedError("checksum", "The values are not those that were stored, by the checksum of the episode.")
         fresh = statistics(data)
@@ -368,6 +368,21 @@ def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None
     if wrong:
         what = f"The statistics of {listing(wrong, most=3)} are not those of the values."
         found.append(Finding("wrong statistics", member.index_file, what, episode_ids=(index.episode_id,)))
+
+
+def _columns(groups: _Groups, member: _Member, family: str, places: Sequence[StepsPlace]) -> dict[str, Column]:
+    """Return columns of steps or samples, whose frames are there; those of features in `frames` hold numbers."""
+    arrow = steps_schema(member.schema, family)
+    parts = [pa.Table.from_arrays([pa.nulls(0, f.type) for f in arrow], schema=arrow)]
+    parts += [groups.read(place).slice(place.first_row, place.num_rows).cast(arrow) for place in places]
+    table = pa.concat_tables(parts)
+    check_steps(table, member.index.episode_id)
+    columns = columns_of(table.drop_columns(["episode_id", "step_index"]), member.schema)
+    for name in [name for name, feature in member.schema.items() if feature.in_frames]:
+        numbers = columns[name]
+        _check_numbers(name, numbers.values[numbers.mask], member.index.frames_of(name))
+        columns[name] = replace(numbers, frames=numbers.values)
+    return columns
 
 
 def _check_numbers(name: str, numbers: np.ndarray, places: Sequence[FramesPlace]) -> None:

@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 from fogx import registry
 from fogx.errors import CorruptDataError, SchemaMismatchError, listing
 from fogx.feature import Feature, Schema
-from fogx.protocols import Column, EpisodeData
+from fogx.protocols import Column, EpisodeData, Samples
 from fogx.reading.roots import Chosen, Root, read_index_files
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
-from fogx.storage.tables.steps import read_steps
+from fogx.storage.tables.steps import RECEIVED, read_steps
 
 _SHARED = ("episode_id", "schema_id", "num_steps")
 """What an episode's row and its index row both say."""
@@ -58,7 +58,7 @@ class Located:
         return read_schema(self.root.store, self.index.schema_id)
 
 
-def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "metadata")) -> list[Located]:
+def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "streams", "metadata")) -> list[Located]:
     """Read the index rows of episodes, each index file once; the order is kept."""
     result: list[Located | None] = [None] * len(chosen)
     for root, pointers, positions in chosen.by_root(["index_file", "index_row", *_SHARED]):
@@ -125,15 +125,12 @@ def read_data(located: Located) -> EpisodeData:
     schema, store, index = located.schema, located.root.store, located.index
     columns = read_steps(store, index.steps, schema, ["timestamp_ns", *schema])
     times = columns.pop("timestamp_ns")
-    for name in [name for name, feature in schema.items() if feature.in_frames]:
-        numbers = columns[name]
-        blobs = np.empty(index.num_steps, dtype=object)
-        wanted = numbers.mask
-        for step, blob in zip(
-            np.flatnonzero(wanted), read_frames(store, index.frames_of(name), numbers.values[wanted]), strict=True
-        ):
-            blobs[step] = blob
-        columns[name] = Column(blobs, numbers.valid)
+    samples = None
+    if index.streams:
+        sent = read_steps(store, index.streams, schema, ["timestamp_ns", RECEIVED, *schema])
+        stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED).values
+        samples = Samples(_with_frames(located, sent, False), stamps, received, index.align or {})
+    columns = _with_frames(located, columns, samples is not None)
     own = cells(located.row, 0)
     return EpisodeData(
         schema,
@@ -147,7 +144,23 @@ def read_data(located: Located) -> EpisodeData:
         success=located.row["success"][0].as_py(),
         source_key=located.row["source_key"][0].as_py(),
         episode_id=located.episode_id,
+        samples=samples,
     )
+
+
+def _with_frames(located: Located, columns: Mapping[str, Column], numbered: bool) -> dict[str, Column]:
+    """Return columns with encoded bytes in the place of frame numbers, which are kept where steps repeat or leave out frames."""
+    store, index, found = located.root.store, located.index, dict(columns)
+    for name in [name for name, feature in located.schema.items() if feature.in_frames]:
+        numbers = columns[name]
+        blobs = np.empty(len(numbers.values), dtype=object)
+        wanted = numbers.mask
+        unique, back = np.unique(numbers.values[wanted], return_inverse=True)
+        frames = read_frames(store, index.frames_of(name), unique)
+        for row, number in zip(np.flatnonzero(wanted).tolist(), back.tolist(), strict=True):
+            blobs[row] = frames[number]
+        found[name] = Column(blobs, numbers.valid, np.where(wanted, numbers.values, 0) if numbered else None)
+    return found
 
 
 def read_sound(located: Located) -> EpisodeData:

@@ -79,8 +79,10 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, feature: Feature) -> Column:
 
 
 def frame_numbers(column: Column) -> pa.Array:
-    """Return the int32 frame number of each step of a feature kept in `frames`: valid steps count up, others are null."""
+    """Return the int32 frame number of each step of a feature kept in `frames`; null where the step has none."""
     valid = column.mask
+    if column.frames is not None:
+        return pa.array(column.frames.astype(np.int32), pa.int32(), mask=~valid)
     return pa.array(np.cumsum(valid, dtype=np.int32) - np.int32(1), pa.int32(), mask=~valid)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fogx.errors import CorruptDataError
-from fogx.feature import Feature
+from fogx.feature import Schema
 from fogx.protocols import Column, EpisodeData
 from fogx.storage.tables.places import FramesPlace
 
@@ -42,19 +43,34 @@ def is_checksum(stored: bytes, values: bytes, frames: Sequence[FramesPlace]) -> 
 
 
 def digest(data: EpisodeData) -> bytes:
-    """Hash schema, times and every value kept in `steps`, and which steps have frames; frames join by their CRC32Cs."""
+    """Hash schema, times and every value kept in `steps` and `streams`, and which rows have which frames; frames join by their
+    CRC32Cs."""
     total = hashlib.blake2b(data.schema.schema_id.encode(), digest_size=16)
     total.update(data.num_steps.to_bytes(8, "little"))
-    total.update(b"" if data.timestamps_ns is None else np.ascontiguousarray(data.timestamps_ns, "<i8").tobytes())
-    for name, feature in data.schema.items():
-        column = data.columns[name]
-        total.update(b"" if column.valid is None else np.packbits(column.valid).tobytes())
-        if not feature.in_frames:
-            _update(total, column, feature)
+    total.update(b"" if data.timestamps_ns is None else _int64(data.timestamps_ns))
+    _columns(total, data.schema, data.columns)
+    if data.samples is not None:
+        total.update(_int64(data.samples.stamps_ns) + _int64(data.samples.received_ns))
+        total.update(json.dumps(data.samples.align, sort_keys=True).encode())
+        _columns(total, data.schema, data.samples.columns)
     return total.digest()
 
 
-def _update(total: Any, column: Column, feature: Feature) -> None:
+def _columns(total: Any, schema: Schema, columns: Mapping[str, Column]) -> None:
+    for name, feature in schema.items():
+        column = columns[name]
+        total.update(b"" if column.valid is None else np.packbits(column.valid).tobytes())
+        if not feature.in_frames:
+            _update(total, column)
+        elif column.frames is not None:
+            total.update(_int64(column.frames[column.mask]))
+
+
+def _int64(numbers: np.ndarray) -> bytes:
+    return np.ascontiguousarray(numbers, "<i8").tobytes()
+
+
+def _update(total: Any, column: Column) -> None:
     values = column.values
     if values.dtype != object:
         if column.valid is not None:
@@ -68,5 +84,5 @@ def _update(total: Any, column: Column, feature: Feature) -> None:
         if data is None and isinstance(value, np.ndarray):
             data = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
         if data is None:
-            raise CorruptDataError(f"a value of type {type(value).__name__} stands in a {feature.describe()} column.")
+            raise CorruptDataError(f"a value of type {type(value).__name__} stands among values of another type.")
         total.update(len(data).to_bytes(8, "little") + data)

@@ -57,8 +57,12 @@ _SCHEMA = pa.schema(
         pa.field("steps", pa.list_(_STEPS)),
         pa.field("frames", pa.list_(_FRAMES)),
         pa.field("stats", pa.list_(_STATS)),
+        pa.field("streams", pa.list_(_STEPS)),
+        pa.field("align", pa.string()),
     ]
 )
+_LATER = ("streams", "align")
+"""Columns that files of before do not have."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class IndexRow:
         frames: Places of its frames, by feature and number.
         metadata: Arrays, dicts and lists of the episode's metadata.
         stats: Statistics by numeric feature.
+        streams: Places of its samples, in order; none where steps say all.
+        align: The policy that made the steps of these.
     """
 
     episode_id: str
@@ -86,11 +92,13 @@ class IndexRow:
     frames: Sequence[FramesPlace]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     stats: Mapping[str, FeatureStats] = field(default_factory=dict)
+    streams: Sequence[StepsPlace] = ()
+    align: Mapping[str, Any] | None = None
 
     @property
     def files(self) -> set[str]:
         """Pointers of the data files that hold the episode."""
-        return {place.file for place in self.steps} | {place.file for place in self.frames}
+        return {p.file for p in (*self.steps, *self.streams)} | {p.file for p in self.frames}
 
     def frames_of(self, feature: str) -> list[FramesPlace]:
         """Return the places of one feature, in order of frame number."""
@@ -111,16 +119,17 @@ _OBJECTS = (
     "metadata",
     "steps",
     "stats",
+    "streams",
     *(f"frames.list.element.{f.name}" for f in _FRAMES if f.name not in ("lengths", "crc32c")),
 )
 """Columns of which Python objects are made."""
 
-PARTS = ("steps", "frames", "metadata", "stats")
+PARTS = ("steps", "frames", "streams", "metadata", "stats")
 """The parts of an index row that can be read alone; the others are always there."""
 
 
 def read_index(
-    store: Store, pointer: str, rows: Sequence[int], parts: Sequence[str] = ("steps", "frames", "metadata")
+    store: Store, pointer: str, rows: Sequence[int], parts: Sequence[str] = ("steps", "frames", "streams", "metadata")
 ) -> list[IndexRow]:
     """Return rows of an `index` file by position, with only the `parts` asked for (others are empty).
 
@@ -130,11 +139,12 @@ def read_index(
     """
     wanted = [name for name in _SCHEMA.names if name in parts or name not in PARTS]
     # What a damaged footer still lets through shows in the schema, the bounds, or the values' own checks.
-    expected = pa.schema([_SCHEMA.field(name) for name in wanted])
-    what, room = f"{store.root}: {pointer}", Room(objects=_OBJECTS, json=("metadata",))
+    what, room = f"{store.root}: {pointer}", Room(objects=_OBJECTS, json=("metadata", "align"))
     found: dict[int, IndexRow] = {}
     with store.open(pointer) as source, readable(what):
         file = GuardedParquet(source, what, checksums=True)
+        wanted = [name for name in wanted if name in file.schema.names or name not in _LATER]
+        expected = pa.schema([_SCHEMA.field(name) for name in wanted])
         ends = np.cumsum(file.group_rows)
         asked = np.unique(np.asarray(rows, np.int64))
         if len(asked) and not (asked[0] >= 0 and asked[-1] < sum(file.group_rows)):
@@ -256,6 +266,8 @@ def _to_arrow(row: IndexRow) -> dict[str, Any]:
         "steps": [asdict(place) for place in row.steps],
         "frames": [{f.name: getattr(place, f.name) for f in fields(place)} for place in row.frames],
         "stats": [{"feature": name, **stats.to_dict()} for name, stats in row.stats.items()],
+        "streams": [asdict(place) for place in row.streams],
+        "align": None if row.align is None else encode_nested(row.align),
     }
 
 
@@ -268,7 +280,8 @@ def _from_arrow(table: pa.Table) -> list[IndexRow]:
 
 def _row(row: dict[str, Any], frames: list[FramesPlace]) -> IndexRow:
     steps = [StepsPlace(**place) for place in row.get("steps") or []]
-    _check_places(row, steps if "steps" in row else None, frames)
+    streams = [StepsPlace(**place) for place in row.get("streams") or []]
+    _check_places(row, steps if "steps" in row else None, frames, streams)
     return IndexRow(
         episode_id=row["episode_id"],
         schema_id=row["schema_id"],
@@ -279,6 +292,8 @@ def _row(row: dict[str, Any], frames: list[FramesPlace]) -> IndexRow:
         frames=frames,
         metadata=decode_nested(row["metadata"]) if row.get("metadata") else {},
         stats={entry.pop("feature"): FeatureStats.from_dict(entry) for entry in row.get("stats") or []},
+        streams=streams,
+        align=decode_nested(row["align"]) if row.get("align") else None,
     )
 
 
@@ -301,19 +316,21 @@ def _arrays(lengths: pa.ListArray, crc32c: pa.ListArray) -> Iterator[tuple[np.nd
         yield numpy_view(values)[start:end].copy(), numpy_view(checksums)[start:end].copy()
 
 
-def _check_places(row: Mapping[str, Any], steps: Sequence[StepsPlace] | None, frames: Sequence[FramesPlace]) -> None:
+def _check_places(
+    row: Mapping[str, Any], steps: Sequence[StepsPlace] | None, frames: Sequence[FramesPlace], streams: Sequence[StepsPlace]
+) -> None:
     """Refuse places that no writer gives: with them a small root could make a reader take any memory.
 
     Raises:
         ValueError: A missing or negative number, steps that do not add up, or places that overlap.
     """
-    numbers = [n for place in steps or () for n in (place.row_group, place.first_row, place.num_rows)]
+    numbers = [n for place in (*(steps or ()), *streams) for n in (place.row_group, place.first_row, place.num_rows)]
     numbers += [n for place in frames for n in (place.row_group, place.first_row, place.first_frame, place.offset + 1)]
     if min(numbers, default=0) < 0 or row["num_steps"] < 0 or any((place.lengths < 0).any() for place in frames):
         raise ValueError("a place has a negative number")
     if steps is not None and sum(place.num_rows for place in steps) != row["num_steps"]:
         raise ValueError(f"its places hold {sum(place.num_rows for place in steps)} steps, {row['num_steps']} are declared")
-    taken = [((p.file, p.row_group), p.first_row, p.num_rows) for p in steps or ()]
+    taken = [((p.file, p.row_group), p.first_row, p.num_rows) for p in (*(steps or ()), *streams)]
     taken += [((p.file, p.row_group), p.first_row, len(p.lengths)) for p in frames]
     taken += [((p.file, -1), p.offset, int(p.lengths.sum(dtype=np.int64))) for p in frames if p.offset >= 0]
     taken += [((p.feature, -2), p.first_frame, len(p.lengths)) for p in frames]

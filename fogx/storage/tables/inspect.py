@@ -91,7 +91,7 @@ def check_steps_place(parquet: GuardedParquet, place: StepsPlace, episode_id: st
     Raises:
         DamagedError: The file holds other columns, fewer rows, or other episodes there.
     """
-    expected = steps_schema(schema)
+    expected = steps_schema(schema, place.file.partition("/")[0])
     found = parquet.schema
     if not found.equals(expected) or (found.metadata or {}).get(b"fogx.schema_id") != schema.schema_id.encode():
         raise DamagedError("wrong content", "The file holds other columns than those of the episode's schema.")

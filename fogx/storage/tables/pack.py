@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fogx.feature import NUMERIC_DTYPES
-from fogx.protocols import Column, EpisodeData
+from fogx.feature import NUMERIC_DTYPES, Schema
+from fogx.protocols import Column, EpisodeData, Samples
 from fogx.stats import FeatureStats
 from fogx.storage.files.paths import partition_folder
 from fogx.storage.files.stopwatch import Stopwatch
@@ -44,6 +44,7 @@ class _Pending:
     episode_id: str
     data: EpisodeData
     place: StepsPlace
+    streams: list[StepsPlace]
     digest: bytes
     partial: list[str]
     stats: dict[str, FeatureStats]
@@ -61,7 +62,7 @@ class EpisodePacker:
         self._store = store
         self._dataset = dataset
         self._partition = partition or partition_folder("dataset", dataset)
-        self._steps: dict[str, StepsWriter] = {}
+        self._steps: dict[tuple[str, str], StepsWriter] = {}
         self._frames: FramesWriter | None = None
         self._files: list[str] = []
         self._places: dict[str, list[Any]] = {}
@@ -87,14 +88,17 @@ class EpisodePacker:
             return self._close()
 
     def _add(self, episode_id: str, data: EpisodeData) -> None:
-        schema = data.schema
-        if schema.schema_id not in self._steps:
-            write_schema(self._store, schema)
-            self._steps[schema.schema_id] = writer = StepsWriter(self._store, schema, self._partition)
-            self._files.append(writer.pointer)
-        place = self._steps[schema.schema_id].add(episode_id, data)
+        schema, samples = data.schema, data.samples
+        place = self._writer(schema, "steps").add(episode_id, data.columns, data.num_steps, data.timestamps_ns)
+        streams = []
+        if samples is not None:
+            times = samples.stamps_ns, samples.received_ns
+            streams = [self._writer(schema, "streams").add(episode_id, samples.columns, len(times[0]), *times)]
         for name in sorted(name for name, feature in schema.items() if feature.in_frames):
-            self._add_frames(episode_id, name, data.columns[name], data.timestamps_ns)
+            if samples is None:
+                self._add_frames(episode_id, name, data.columns[name], data.timestamps_ns)
+            else:
+                self._add_frames(episode_id, name, samples.columns[name], samples.stamps_ns)
         cells, nested = split_metadata(data.metadata)
         stats = statistics(data)
         partial = [name for name in schema if (valid := data.columns[name].valid) is not None and not valid.all()]
@@ -109,7 +113,17 @@ class EpisodePacker:
             success=data.success,
             source_key=data.source_key,
         )
-        self._pending.append(_Pending(episode_id, slim, place, digest(data), partial, stats, nested, cells))
+        if samples is not None:
+            slim.samples = Samples({}, samples.stamps_ns[:0], samples.received_ns[:0], samples.align)
+        self._pending.append(_Pending(episode_id, slim, place, streams, digest(data), partial, stats, nested, cells))
+
+    def _writer(self, schema: Schema, family: str) -> StepsWriter:
+        key = family, schema.schema_id
+        if key not in self._steps:
+            write_schema(self._store, schema)
+            self._steps[key] = StepsWriter(self._store, schema, self._partition, family)
+            self._files.append(self._steps[key].pointer)
+        return self._steps[key]
 
     def _close(self) -> Packed:
         for writer in self._steps.values():
@@ -126,6 +140,8 @@ class EpisodePacker:
                 self._places.get(p.episode_id, []),
                 p.nested,
                 p.stats,
+                p.streams,
+                None if p.data.samples is None else p.data.samples.align,
             )
             for p in self._pending
         ]

@@ -1,8 +1,8 @@
-"""`steps` files: aligned low-dimensional rows, whole episodes to a row group, one schema a file."""
+"""`steps` and `streams` files: low-dimensional rows, aligned or as they came, whole episodes to a row group, one schema a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -12,35 +12,41 @@ import pyarrow.parquet as pq
 from fogx.errors import CorruptDataError
 from fogx.feature import Schema
 from fogx.memory import Room
-from fogx.protocols import Column, EpisodeData
+from fogx.protocols import Column
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
 from fogx.storage.tables.columns import arrow_type, frame_numbers, from_arrow, numpy_view, to_arrow
 from fogx.storage.tables.guarded import GuardedParquet, readable
 from fogx.storage.tables.places import StepsPlace
 
+RECEIVED = "received_ns"
+
 ROW_GROUP_ROWS = 10_000
 """Episodes share a row group up to about this many rows: small enough to prune, large enough to scan fast."""
 
 
-def steps_schema(schema: Schema) -> pa.Schema:
-    """Return the arrow schema of the `steps` files of one episode schema."""
+def steps_schema(schema: Schema, family: str = "steps") -> pa.Schema:
+    """Return the arrow schema of the `steps` or `streams` files of one episode schema.
+
+    In `streams` a row is a sample: `step_index` is its number, `timestamp_ns` its stamp, `received_ns` when it came.
+    """
     own = [
         pa.field("episode_id", pa.string(), nullable=False),
         pa.field("step_index", pa.int64(), nullable=False),
         pa.field("timestamp_ns", pa.int64()),
+        *([pa.field(RECEIVED, pa.int64())] if family == "streams" else []),
     ]
     fields = [pa.field(name, arrow_type(feature)) for name, feature in schema.items()]
     return pa.schema(own + fields, metadata={"fogx.schema_id": schema.schema_id})
 
 
 class StepsWriter:
-    """Writes one `steps` file; episodes must come in order of their ids."""
+    """Writes one `steps` or `streams` file; episodes must come in order of their ids."""
 
-    def __init__(self, store: Store, schema: Schema, partition: str) -> None:
-        self.pointer = new_pointer("steps", partition)
+    def __init__(self, store: Store, schema: Schema, partition: str, family: str = "steps") -> None:
+        self.pointer = new_pointer(family, partition)
         self._schema = schema
-        self._arrow = steps_schema(schema)
+        self._arrow = steps_schema(schema, family)
         self._sink = store.create(self.pointer)
         floats = [k for k, f in schema.items() if not f.in_frames and str(f.dtype).startswith("float")]
         self._writer = pq.ParquetWriter(
@@ -57,13 +63,26 @@ class StepsWriter:
         self._rows = 0
         self._groups = 0
 
-    def add(self, episode_id: str, data: EpisodeData) -> StepsPlace:
-        """Append one episode and return where it will lie."""
-        if self._rows and self._rows + data.num_steps > ROW_GROUP_ROWS:
+    def add(self, episode_id: str, columns: Mapping[str, Column], rows: int, *times_ns: np.ndarray | None) -> StepsPlace:
+        """Append one episode and return where it will lie.
+
+        Args:
+            episode_id: The episode.
+            columns: Column of `rows` values of each feature.
+            rows: How many.
+            times_ns: `(rows,)` int64: the times, and of samples when they came.
+        """
+        if self._rows and self._rows + rows > ROW_GROUP_ROWS:
             self._flush()
-        place = StepsPlace(self.pointer, self._groups, self._rows, data.num_steps)
-        self._tables.append(_table(episode_id, data, self._schema, self._arrow))
-        self._rows += data.num_steps
+        place = StepsPlace(self.pointer, self._groups, self._rows, rows)
+        own = [pa.array([episode_id] * rows, pa.string()), pa.array(np.arange(rows, dtype=np.int64))]
+        own += [pa.nulls(rows, pa.int64()) if times is None else pa.array(times, pa.int64()) for times in times_ns]
+        features = [
+            frame_numbers(columns[name]) if feature.in_frames else to_arrow(columns[name], feature)
+            for name, feature in self._schema.items()
+        ]
+        self._tables.append(pa.Table.from_arrays(own + features, schema=self._arrow))
+        self._rows += rows
         return place
 
     def close(self) -> None:
@@ -91,7 +110,7 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
         store: The root's store.
         places: The episode's places, in order.
         schema: The episode's schema.
-        names: Features, and `timestamp_ns`; features kept in `frames` come as int32 frame numbers.
+        names: Features, `timestamp_ns`, and of `streams` `received_ns`; features kept in `frames` come as int32 frame numbers.
 
     Raises:
         CorruptDataError: The file cannot be read, a page's checksum is wrong, or its row groups would take more memory than they
@@ -99,7 +118,7 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
     """
     if not names:
         return {}
-    arrow = steps_schema(schema)
+    arrow = steps_schema(schema, "streams" if RECEIVED in names else "steps")
     expected = pa.schema([arrow.field(name) for name in names])
     # Not `empty_table()`: it imports pandas, which training workers do without.
     parts = [pa.Table.from_arrays([pa.nulls(0, f.type) for f in expected], schema=expected)]
@@ -129,17 +148,6 @@ def _column(array: pa.ChunkedArray, name: str, schema: Schema) -> Column:
         return from_arrow(array, feature)
     numbers = array.combine_chunks()
     return Column(numpy_view(numbers), None if numbers.null_count == 0 else numpy_view(numbers.is_valid()))
-
-
-def _table(episode_id: str, data: EpisodeData, schema: Schema, arrow: pa.Schema) -> pa.Table:
-    rows = data.num_steps
-    times = pa.nulls(rows, pa.int64()) if data.timestamps_ns is None else pa.array(data.timestamps_ns, pa.int64())
-    own = [pa.array([episode_id] * rows, pa.string()), pa.array(np.arange(rows, dtype=np.int64)), times]
-    features = [
-        frame_numbers(data.columns[name]) if feature.in_frames else to_arrow(data.columns[name], feature)
-        for name, feature in schema.items()
-    ]
-    return pa.Table.from_arrays(own + features, schema=arrow)
 
 
 def _leaf(name: str, schema: pa.Schema) -> str:
