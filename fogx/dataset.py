@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+    from fogx.align.policy import Align
     from fogx.training.torch import StepDataset
 
 
@@ -124,6 +125,7 @@ class Dataset:
         metadata: Mapping[str, Any] | None = None,
         *,
         task: str | None = None,
+        align: Align | None = None,
         features: Mapping[str, Feature] | None = None,
     ) -> Episode:
         """Begin a recording; nothing is visible before its `close()`. Several may be open at once.
@@ -131,6 +133,7 @@ class Dataset:
         Args:
             metadata: Episode metadata: scalars become columns of the table, arrays and dicts are read through `view.metadata`.
             task: What the robot is asked to do; becomes `language_instruction` on export.
+            align: How samples become steps, where sensors have rates of their own: `fox.Align(rate_hz=30)`; see `Episode.add`.
             features: What features mean, for this episode; takes precedence over the dataset's.
 
         Raises:
@@ -142,7 +145,13 @@ class Dataset:
         save = functools.partial(seal, self._roots.write.store, self._roots.write.writable, self.name, episode_id)
         declared = {**self._features, **(features or {})}
         return Episode(
-            save, episode_id=episode_id, metadata=metadata, task=task, features=declared, check_metadata=check_metadata
+            save,
+            episode_id=episode_id,
+            metadata=metadata,
+            task=task,
+            features=declared,
+            align=align,
+            check_metadata=check_metadata,
         )
 
     # Import

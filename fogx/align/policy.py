@@ -148,6 +148,11 @@ class Align:
         object.__setattr__(self, "features", MappingProxyType(dict(self.features)))
         object.__setattr__(self, "latency_s", MappingProxyType(late))
 
+    @property
+    def says_clock(self) -> bool:
+        """Whether the steps are said, and not left to fogx."""
+        return self.reference is not None or self.rate_hz is not None or self.union
+
     def __hash__(self) -> int:
         return hash(repr(self.to_json()))
 

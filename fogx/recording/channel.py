@@ -48,7 +48,7 @@ class Channel:
         self.declared = declared or Feature()
         self.feature: Feature | None = None
         self.nbytes = 0
-        self._steps: list[int] = []
+        self._rows: list[int] = []
         self._values: list[Stored] = []
         self._widens = self.declared.dtype is None
 
@@ -77,8 +77,8 @@ class Channel:
             feature = replace(feature, encoding="zstd")
         return Prepared(feature, self._encode(content, feature), value.loose, value.missing_file)
 
-    def append(self, step: int, prepared: Prepared) -> None:
-        """Add a prepared value at a step; earlier values follow where the feature widened or outgrew `steps`."""
+    def append(self, row: int, prepared: Prepared) -> None:
+        """Add a prepared value of a sample; earlier values follow where the feature widened or outgrew `steps`."""
         before, after = self.feature, prepared.feature
         if before is not None and before.dtype != after.dtype:
             self._values = [np.asarray(v).astype(after.dtype) for v in self._values]
@@ -86,24 +86,29 @@ class Channel:
             self._values = [self._encode(v, after) for v in self._values]
         self.feature = after
         self._widens = self._widens and prepared.loose
-        self._steps.append(step)
+        self._rows.append(row)
         self._values.append(prepared.stored)
         self.nbytes += prepared.stored.nbytes if isinstance(prepared.stored, np.ndarray) else len(prepared.stored)
 
-    def column(self, num_steps: int) -> Column:
-        """Return all values as a column of `num_steps` steps; one value or more has been appended."""
+    def column(self, length: int, place: np.ndarray | None = None) -> Column:
+        """Return all values as a column; one value or more has been appended.
+
+        Args:
+            length: Values in it.
+            place: `(R,)` int, where the value of each sample goes; `None` for the sample's own number.
+        """
         assert self.feature is not None
-        steps = np.array(self._steps)
-        valid = np.zeros(num_steps, bool)
+        steps = np.array(self._rows) if place is None else place[self._rows]
+        valid = np.zeros(length, bool)
         valid[steps] = True
         one_blob_each = self.feature.in_frames or self.feature.is_variable
         shape = () if one_blob_each else tuple(d for d in self.feature.shape or () if d is not None)
         if one_blob_each or self.feature.dtype in ("str", "bytes"):
-            values = np.empty((num_steps, *shape), np.dtype(object))
-            for step, value in zip(self._steps, self._values, strict=True):
+            values = np.empty((length, *shape), np.dtype(object))
+            for step, value in zip(steps.tolist(), self._values, strict=True):
                 values[step] = value
         else:
-            values = np.zeros((num_steps, *shape), np.dtype(self.feature.dtype))
+            values = np.zeros((length, *shape), np.dtype(self.feature.dtype))
             values[steps] = np.stack([np.asarray(v) for v in self._values])
         return Column(values, None if valid.all() else valid)
 

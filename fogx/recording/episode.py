@@ -9,16 +9,21 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from fogx.align.policy import Align
+from fogx.align.steps import fast_clock
 from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, listing
 from fogx.feature import Feature, Schema, check_feature_name
 from fogx.protocols import EpisodeData
+from fogx.recording.aligning import aligned
 from fogx.recording.channel import Channel, Prepared
 from fogx.recording.grouping import StepGrouper
+from fogx.recording.stamps import stamp_ns
 
 _log = logging.getLogger("fogx")
 
@@ -37,6 +42,8 @@ class Episode:
         metadata: Values that describe the whole episode.
         task: What the robot was asked to do, in words; kept as metadata `task`.
         features: Declarations by feature name; others are found from the values.
+        align: How samples become steps. `None` takes the defaults of `fox.Align` where samples have timestamps; without those a
+            step begins when a feature is added again.
         check_metadata: Called with all metadata given, at the call that gave it; raises `MetadataError` for what cannot be kept.
         forget: Called with the id once the episode is closed or discarded.
 
@@ -46,6 +53,7 @@ class Episode:
     """
 
     _state = "new"
+    _steps: int | None = None
 
     def __init__(
         self,
@@ -55,6 +63,7 @@ class Episode:
         metadata: Mapping[str, Any] | None = None,
         task: str | None = None,
         features: Mapping[str, Feature] | None = None,
+        align: Align | None = None,
         check_metadata: Callable[[Mapping[str, Any]], None] | None = None,
         forget: Callable[[str], None] | None = None,
     ) -> None:
@@ -72,7 +81,14 @@ class Episode:
         self._lock = threading.RLock()
         self._grouper = StepGrouper()
         self._channels: dict[str, Channel] = {}
+        if align is not None and not isinstance(align, Align):
+            raise FeatureError(f"align= is a fox.Align, found {type(align).__name__}.")
+        self._align = align
+        self._stamped: bool | None = None
+        self._threads: set[int] = set()
         self._stamps: list[int] = []
+        self._received: list[int] = []
+        self._step_of: list[int] = []
         # The wall clock may be set while recording; from here on only the monotonic clock counts.
         self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
         self._state = "open"
@@ -82,7 +98,12 @@ class Episode:
             if self._state != "open":
                 return f"Episode {self._id} ({self._state}, {self.num_steps} steps)"
             size = sum(c.nbytes for c in self._channels.values()) / 1e6
-            parts = [f"{c.name} {c.feature.describe()} ×{len(c)}" for c in self._channels.values() if c.feature]
+            seconds = self._seconds()
+            parts = [
+                f"{c.name} {c.feature.describe()} ×{len(c)}" + (f" ({(len(c) - 1) / seconds:.1f}/s)" if seconds else "")
+                for c in self._channels.values()
+                if c.feature
+            ]
             about = f"{self.num_steps} steps, {self._seconds():.1f} s, {size:.1f} MB"
             return f"Episode {self._id} (recording, {about}): {listing(parts)}"
 
@@ -106,10 +127,8 @@ class Episode:
                 )
 
     def __del__(self) -> None:
-        if self._state == "open" and self._grouper.num_steps:
-            text = (
-                f"episode {self._id} was never closed: its {self._grouper.num_steps} steps are lost. Call close(), or use `with`."
-            )
+        if self._state == "open" and self._stamps:
+            text = f"episode {self._id} was never closed: its {self.num_steps} steps are lost. Call close(), or use `with`."
             _log.warning(text)
             warnings.warn(text, ResourceWarning, source=self)
 
@@ -120,7 +139,11 @@ class Episode:
 
     @property
     def num_steps(self) -> int:
-        """Steps begun so far."""
+        """Steps begun so far. Where samples have times, alignment tells them at `close`; before, samples of the feature with most."""
+        if self._steps is not None:
+            return self._steps
+        if self._timed:
+            return max((len(channel) for channel in self._channels.values()), default=0)
         return self._grouper.num_steps
 
     @property
@@ -128,17 +151,33 @@ class Episode:
         """Whether the episode was closed or discarded."""
         return self._state != "open"
 
-    def add(self, feature: str, value: object, *, feature_type: Feature | None = None) -> None:
-        """Record one value, copied. A step begins when a feature is added that the current step already has.
+    def add(
+        self,
+        feature: str,
+        value: object,
+        timestamp: Any = None,
+        *,
+        time_unit: str = "ns",
+        feature_type: Feature | None = None,
+    ) -> None:
+        """Record one value, copied.
+
+        With timestamps, or with `align=` of `new_episode`, every sample is kept with its time, and `close` makes steps of them;
+        see `fox.Align`. Without, a step begins when a feature is added that the current step already has; where more than one
+        thread adds, the clock's times count instead.
 
         Args:
             feature: Name; parts are separated by `/`.
             value: numpy array or scalar, Python number, bool, str, bytes, list, torch tensor, PIL image, or a `pathlib.Path` or
                 str that names a JPEG or PNG file. A dict gives one feature `feature/key` for each key, all in one step.
+            timestamp: When it was taken: whole ns, a datetime with a time zone, a `numpy.datetime64`, or a number in `time_unit`.
+                Given for all values of an episode or for none. Order and rate do not matter.
+            time_unit: Unit of `timestamp`, where it is a number: `ns`, `us`, `ms` or `s`. Floats need one other than ns.
             feature_type: Declares the feature, at its first value.
 
         Raises:
-            FeatureError: A dtype or shape unlike the feature's earlier values or declaration, or a name that cannot be used.
+            FeatureError: A dtype or shape unlike the feature's earlier values or declaration, a name that cannot be used, or a
+                timestamp that cannot be read, or is there for some values only.
             FeatureTypeError: A value that no feature can hold.
             EpisodeClosedError: The episode was closed or discarded.
             FogxError: A file that is absent, cannot be read, or holds no image. After any error the episode is as it was.
@@ -147,13 +186,15 @@ class Episode:
             self._check_open("add")
             if feature_type is not None and isinstance(value, Mapping):
                 raise FeatureError(f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=.")
-            self._record({feature: value}, feature_type, alone=False)
+            self._record({feature: value}, feature_type, timestamp, time_unit, alone=False)
 
-    def add_step(self, values: Mapping[str, object]) -> None:
+    def add_step(self, values: Mapping[str, object], timestamp: Any = None, *, time_unit: str = "ns") -> None:
         """Record the values of one whole step; nothing added before or after joins it.
 
         Args:
             values: Value by feature name, as for `add`.
+            timestamp: When they were taken, as for `add`: they are one sample then.
+            time_unit: As for `add`.
 
         Raises:
             FeatureError: No values, or as for `add`.
@@ -161,7 +202,7 @@ class Episode:
         """
         with self._lock:
             self._check_open("add_step")
-            self._record(values, None, alone=True)
+            self._record(values, None, timestamp, time_unit, alone=True)
 
     def mark(self, success: bool | None = None, **metadata: Any) -> None:
         """Set metadata of the whole episode.
@@ -194,10 +235,9 @@ class Episode:
         """
         with self._lock:
             self._check_open("close")
-            sparse = self._sparse()
-            stored = self._finish(self._checked(metadata or {}))
-        if sparse:
-            warnings.warn(sparse, UserWarning, stacklevel=2)
+            stored, told = self._finish(self._checked(metadata or {}))
+        for text in told:
+            warnings.warn(text, UserWarning, stacklevel=2)
         return stored
 
     def discard(self) -> None:
@@ -210,8 +250,21 @@ class Episode:
             self._check_open("discard")
             self._end("discarded")
 
-    def _record(self, values: Mapping[str, object], feature_type: Feature | None, *, alone: bool) -> None:
-        stamp = self._clock_offset_ns + time.monotonic_ns()
+    @property
+    def _timed(self) -> bool:
+        return self._align is not None or bool(self._stamped) or len(self._threads) > 1
+
+    def _record(
+        self, values: Mapping[str, object], feature_type: Feature | None, timestamp: Any, time_unit: str, *, alone: bool
+    ) -> None:
+        received = self._clock_offset_ns + time.monotonic_ns()
+        stamp = received if timestamp is None else stamp_ns(timestamp, time_unit)
+        if self._stamped not in (None, timestamp is not None):
+            have, got = ("have", "none") if self._stamped else ("have no", "one")
+            raise FeatureError(
+                f"feature {next(iter(values), '')!r}: earlier values of this episode {have} timestamps, this one has {got}. Give "
+                "timestamp= to all values or to none."
+            )
         flat: dict[str, object] = {}
         _flatten("", values, flat)
         prepared: list[tuple[Channel, Prepared]] = []
@@ -227,11 +280,15 @@ class Episode:
                     stacklevel=3,
                 )
         step = self._grouper.place_alone() if alone else self._grouper.place(flat)
-        if step == len(self._stamps):
-            self._stamps.append(stamp)
+        self._stamped = timestamp is not None
+        if not alone:  # whole steps come in any order of threads
+            self._threads.add(threading.get_ident())
+        self._stamps.append(stamp)
+        self._received.append(received)
+        self._step_of.append(step)
         for channel, item in prepared:
             self._channels[channel.name] = channel
-            channel.append(step, item)
+            channel.append(len(self._stamps) - 1, item)
 
     def _channel(self, name: str, feature_type: Feature | None) -> Channel:
         channel = self._channels.get(name)
@@ -259,24 +316,43 @@ class Episode:
             self._check_metadata(rest)
         return {**copy.deepcopy(rest), **own}
 
-    def _finish(self, metadata: Mapping[str, Any]) -> str:
-        """Save and end the episode."""
+    def _finish(self, metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """Save and end the episode; return its id and what there is to warn of."""
         facts = {**self._metadata, **metadata}
         own = {key: facts.pop(key, None) for key in _OWN}
-        columns = {name: channel.column(self.num_steps) for name, channel in self._channels.items()}
-        stored = self._seal(
-            EpisodeData(
-                schema=Schema({name: c.feature for name, c in self._channels.items() if c.feature is not None}),
-                columns=columns,
-                num_steps=self.num_steps,
-                timestamps_ns=np.array(self._stamps, np.int64),
-                metadata=facts,
-                episode_id=self._id,
-                **own,
-            )
-        )
+        data, told = self._aligned() if self._timed else self._grouped()
+        if self._align is not None and own["control_hz"] is None:
+            own["control_hz"] = self._align.rate_hz
+        stored = self._seal(replace(data, metadata=facts, episode_id=self._id, **own))
+        self._steps = data.num_steps
         self._end("closed")
-        return stored or self._id
+        return stored or self._id, told
+
+    def _schema(self) -> Schema:
+        return Schema({name: c.feature for name, c in self._channels.items() if c.feature is not None})
+
+    def _grouped(self) -> tuple[EpisodeData, list[str]]:
+        """Return the steps as the order of the values tells them, each at the time of its first."""
+        place, steps = np.array(self._step_of, np.int64), self._grouper.num_steps
+        columns = {name: channel.column(steps, place) for name, channel in self._channels.items()}
+        times = np.array(self._stamps, np.int64)[np.unique(place, return_index=True)[1]]
+        sparse = self._sparse()
+        return EpisodeData(self._schema(), columns, steps, times), [sparse] if sparse else []
+
+    def _aligned(self) -> tuple[EpisodeData, list[str]]:
+        """Return the steps as the times of the values tell them."""
+        stamps, received = np.array(self._stamps, np.int64), np.array(self._received, np.int64)
+        sent = {name: channel.column(len(stamps)) for name, channel in self._channels.items()}
+        policy = self._align or Align()
+        made = aligned(self._schema(), sent, stamps, received, policy)
+        told = [None if policy.says_clock else fast_clock(made.streams, made.steps)]
+        if cuts := made.steps.cuts:
+            told.append(
+                f"a clock was set back {len(cuts)} time(s), first before step {cuts[0]}: stamps went back by more than 1 s. What "
+                "came before and after is aligned apart, and times of steps fall there. Look at view.timestamp_ns."
+            )
+        data = EpisodeData(self._schema(), made.columns, len(made.steps.times_ns), made.steps.times_ns, samples=made.samples)
+        return data, [f"episode {self._id}: {text}" for text in told if text]
 
     def _end(self, state: str) -> None:
         self._state = state
@@ -291,7 +367,7 @@ class Episode:
             )
 
     def _seconds(self) -> float:
-        return (self._stamps[-1] - self._stamps[0]) / 1e9 if self._stamps else 0.0
+        return (max(self._stamps) - min(self._stamps)) / 1e9 if self._stamps else 0.0
 
     def _sparse(self) -> str | None:
         """Return a warning where many cells have no value."""

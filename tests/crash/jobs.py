@@ -50,6 +50,24 @@ def record(number: int, camera: bool = True) -> Step:
     return step
 
 
+def record_timed(number: int) -> Step:
+    """Record sensors of two rates, whose samples are kept beside the steps."""
+
+    def step(dataset: fox.Dataset) -> None:
+        episode = dataset.new_episode({"made": number, "number": number}, align=fox.Align(reference="state"))
+        for i in range(8):
+            if i % 2 == 0:
+                episode.add("state", np.full(3, i // 2, np.float32), 10 * i)
+            episode.add("view", np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8), 10 * i + 1)
+        try:
+            episode.close()
+        except fox.FogxError as error:
+            error.again = episode.close  # type: ignore[attr-defined]
+            raise
+
+    return step
+
+
 def load(split: str) -> Step:
     return lambda dataset: dataset.load_rtx_episodes(str(BRIDGE), split=split)
 
@@ -102,6 +120,7 @@ THREE = (record(0), record(1), record(2))
 
 JOBS = {
     "record": Job((record(0), record(1, camera=False))),
+    "timed": Job((record_timed(0),)),
     "next": Job((record(7, camera=False),)),
     "import": Job((load("train[:3]"),), (load("train[:1]"),), partly=True),
     "tag": Job((tag(1, number=7), tag(0, number=None)), THREE),

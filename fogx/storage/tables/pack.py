@@ -181,7 +181,7 @@ class EpisodePacker:
             "dataset": data.dataset or self._dataset,
             "split": data.split,
             "start_ns": int(times[0]) if times is not None and timed else None,
-            "duration_ns": int(times[-1] - times[0]) if times is not None and timed else None,
+            "duration_ns": max(int(times[-1] - times[0]), 0) if times is not None and timed else None,
             "num_steps": data.num_steps,
             "control_hz": data.control_hz,
             "success": data.success,
