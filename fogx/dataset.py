@@ -25,6 +25,8 @@ from fogx.reading.table import EpisodeFrame, episode_frame, joined_columns
 from fogx.reading.versions import numbered, token_of
 from fogx.reading.view import EpisodeView
 from fogx.recording.episode import Episode
+from fogx.recording.journal import Journal
+from fogx.recording.recovery import journals_of, recover, tell_of_left
 from fogx.recording.sealing import seal
 from fogx.storage.log.rows import check_metadata
 
@@ -78,6 +80,7 @@ class Dataset:
         sources = [load_from] if isinstance(load_from, (str, os.PathLike)) else list(load_from)
         self._roots = Roots(path, sources, name, storage_options, version, read_only)
         self._features = dict(features or {})
+        tell_of_left(self._roots.write.store)
 
     # Look
 
@@ -151,8 +154,31 @@ class Dataset:
             task=task,
             features=declared,
             align=align,
+            journal=functools.partial(Journal.create, journals_of(self._roots.write.store), episode_id),
             check_metadata=check_metadata,
         )
+
+    def recover(self, *, discard: bool = False, dry_run: bool = False) -> pd.DataFrame:
+        """Save the recordings of the write root that were open when their process died, from their journals.
+
+        They hold what was recorded up to about a second before. Recordings that are still going on are left alone.
+
+        Args:
+            discard: Remove them instead.
+            dry_run: Only list them.
+
+        Returns:
+            One row for each: `episode_id`, `began`, `values`, `bytes`, `unread` (bytes that were damaged), `outcome`: `recording`
+            (its process lives), `left` (in a dry run), `saved`, `saved before`, `discarded` or `empty`. Those that are saved have the
+            metadata `interrupted` = `"process died"`.
+
+        Raises:
+            StorageError: They could not be saved; the journals stay.
+            ReadOnlyError: The handle is read-only.
+        """
+        write = self._roots.write
+        write.check_writable()
+        return recover(write.store, write.writable, self.name, discard=discard, dry_run=dry_run)
 
     # Import
 

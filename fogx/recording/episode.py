@@ -8,7 +8,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,9 @@ from fogx.protocols import EpisodeData
 from fogx.recording.aligning import aligned
 from fogx.recording.channel import Channel, Prepared
 from fogx.recording.grouping import StepGrouper
+from fogx.recording.journal import LOOSE, STAMPED, TIMED, Journal, Recorded
 from fogx.recording.stamps import stamp_ns
+from fogx.storage.tables.nested import encode_nested
 
 _log = logging.getLogger("fogx")
 
@@ -44,6 +46,7 @@ class Episode:
         features: Declarations by feature name; others are found from the values.
         align: How samples become steps. `None` takes the defaults of `fox.Align` where samples have timestamps; without those a
             step begins when a feature is added again.
+        journal: Begins the journal of the episode, at its first value; `None` for an episode without one.
         check_metadata: Called with all metadata given, at the call that gave it; raises `MetadataError` for what cannot be kept.
         forget: Called with the id once the episode is closed or discarded.
 
@@ -64,6 +67,7 @@ class Episode:
         task: str | None = None,
         features: Mapping[str, Feature] | None = None,
         align: Align | None = None,
+        journal: Callable[[Mapping[str, Any]], Journal] | None = None,
         check_metadata: Callable[[Mapping[str, Any]], None] | None = None,
         forget: Callable[[str], None] | None = None,
     ) -> None:
@@ -84,6 +88,8 @@ class Episode:
         if align is not None and not isinstance(align, Align):
             raise FeatureError(f"align= is a fox.Align, found {type(align).__name__}.")
         self._align = align
+        self._begin_journal = journal
+        self._journal: Journal | None = None
         self._stamped: bool | None = None
         self._threads: set[int] = set()
         self._stamps: list[int] = []
@@ -128,7 +134,11 @@ class Episode:
 
     def __del__(self) -> None:
         if self._state == "open" and self._stamps:
-            text = f"episode {self._id} was never closed: its {self.num_steps} steps are lost. Call close(), or use `with`."
+            kept = "lost"
+            if self._journal is not None:
+                self._journal.close(remove=False)
+                kept = "in its journal, from which dataset.recover() brings them back"
+            text = f"episode {self._id} was never closed: its {self.num_steps} steps are {kept}. Call close(), or use `with`."
             _log.warning(text)
             warnings.warn(text, ResourceWarning, source=self)
 
@@ -218,6 +228,8 @@ class Episode:
         with self._lock:
             self._check_open("mark")
             self._metadata |= self._checked({"success": success, **metadata})
+            if self._journal is not None:
+                self._journal.event("metadata", {"values": encode_nested(self._metadata)})
 
     def close(self, metadata: Mapping[str, Any] | None = None) -> str:
         """Save the episode; once this returns it is durable. An episode without steps is saved too.
@@ -254,6 +266,26 @@ class Episode:
     def _timed(self) -> bool:
         return self._align is not None or bool(self._stamped) or len(self._threads) > 1
 
+    def take_back(self, values: Iterable[Recorded], journal: Journal) -> None:
+        """Fill a new episode with what a journal holds; see `recovery.py`."""
+        with self._lock:
+            numbers: dict[int, int] = {}
+            for value in values:
+                row = numbers.setdefault(value.row, len(numbers))
+                if row == len(self._stamps):
+                    self._stamps.append(value.stamp_ns)
+                    self._received.append(value.received_ns)
+                    self._step_of.append(value.step)
+                self._stamped = bool(value.flags & STAMPED)
+                if value.flags & TIMED and self._align is None:
+                    self._align = Align()
+                channel = self._channels.setdefault(value.name, Channel(value.name, self._declared.get(value.name)))
+                channel.append(row, Prepared(value.feature, value.value, bool(value.flags & LOOSE), False))
+            # Where a part of a journal could not be read, steps are missing.
+            steps, place = np.unique(np.array(self._step_of, np.int64), return_inverse=True)
+            self._step_of, self._grouper.num_steps = place.tolist(), len(steps)
+            self._journal = journal
+
     def _record(
         self, values: Mapping[str, object], feature_type: Feature | None, timestamp: Any, time_unit: str, *, alone: bool
     ) -> None:
@@ -279,6 +311,10 @@ class Episode:
                     UserWarning,
                     stacklevel=3,
                 )
+        if self._journal is None and self._begin_journal is not None:
+            align = None if self._align is None else self._align.to_json()
+            about = {"episode_id": self._id, "align": align, "values": encode_nested(self._metadata)}
+            self._journal = self._begin_journal(about)
         step = self._grouper.place_alone() if alone else self._grouper.place(flat)
         self._stamped = timestamp is not None
         if not alone:  # whole steps come in any order of threads
@@ -289,6 +325,10 @@ class Episode:
         for channel, item in prepared:
             self._channels[channel.name] = channel
             channel.append(len(self._stamps) - 1, item)
+            if self._journal is not None:
+                flags = LOOSE * item.loose + STAMPED * self._stamped + TIMED * self._timed
+                row = len(self._stamps) - 1
+                self._journal.sample(channel.name, item.feature, stamp, received, row, step, flags, item.stored)
 
     def _channel(self, name: str, feature_type: Feature | None) -> Channel:
         channel = self._channels.get(name)
@@ -356,6 +396,8 @@ class Episode:
 
     def _end(self, state: str) -> None:
         self._state = state
+        if self._journal is not None:
+            self._journal.close(remove=True)
         self._channels = {}
         if self._forget is not None:
             self._forget(self._id)

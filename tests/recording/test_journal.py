@@ -1,0 +1,315 @@
+"""What was recorded survives the process: journals are read up to their last sync, and no further than they are right."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import nullcontext, suppress
+
+import numpy as np
+import pytest
+from mcap.exceptions import EndOfFile
+from mcap.stream_reader import StreamReader
+
+import fogx as fox
+from fogx.errors import StorageError
+from fogx.recording import journal as journals
+from fogx.recording.journal import Journal
+from fogx.recording.recovery import Left, read
+
+fox.config(progress=False)
+MS = 1_000_000
+
+VALUES = {
+    "number": 3,
+    "float": 0.5,
+    "text": "grasp",
+    "bytes": b"\x00\x01",
+    "array": np.arange(6, dtype=np.int16).reshape(2, 3),
+    "words": ["a", "bc"],
+    "flag": True,
+    "cam": np.random.default_rng(0).integers(0, 255, (40, 32, 3), np.uint8),
+    "cloud": np.random.default_rng(0).random((2000, 3)),
+}
+
+
+def left_behind(dataset, add, metadata=None, **options):
+    """Record, and leave the journal as a process that dies after a sync does."""
+    episode = dataset.new_episode(metadata, **options)
+    add(episode)
+    episode._journal.close(remove=False)
+    episode._state = "gone"
+    return episode.episode_id
+
+
+def everything(episode, rounds=3):
+    for turn in range(rounds):
+        for name, value in VALUES.items():
+            episode.add(name, value, None if turn is None else turn * 10 * MS)
+
+
+def same(one, other):
+    assert one.num_steps == other.num_steps
+    assert dict(one.schema) == dict(other.schema)
+    for name in one.schema:
+        mine, theirs = one[name], other[name]
+        assert np.asarray(mine).tolist() == np.asarray(theirs).tolist()
+
+
+def test_what_is_recovered_is_what_close_would_have_saved(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    left_behind(dataset, everything, {"operator": "ana", "intrinsics": np.eye(3)}, task="put")
+    with dataset.new_episode() as episode:
+        everything(episode)
+    found = fox.Dataset(dataset.path).recover()
+    assert found["outcome"].tolist() == ["saved"]
+    assert found["values"].tolist() == [3 * len(VALUES)]
+    assert found["unread"].tolist() == [0]
+    dataset = fox.Dataset(dataset.path)
+    info = dataset.get_episode_info()
+    recovered = info["episode_id"] == found["episode_id"][0]
+    assert info["operator"][recovered].tolist() == ["ana"]
+    assert info["task"][recovered].tolist() == ["put"]
+    assert info["interrupted"][recovered].tolist() == ["process died"]
+    one, other = dataset.read_by(info[recovered])[0], dataset.read_by(info[~recovered])[0]
+    same(one, other)
+    assert one.metadata["intrinsics"].tolist() == np.eye(3).tolist()
+    assert dataset.check(deep=True).empty
+    assert not os.listdir(tmp_path / "lab" / "journals")
+    assert dataset.recover().empty
+
+
+@pytest.mark.parametrize("align", [None, fox.Align(rate_hz=50)])
+def test_without_times_and_with_a_policy(tmp_path, align):
+    def add(episode):
+        for i in range(5):
+            episode.add("a", i)
+            episode.add("a" if i == 2 else "b", i + (0.5 if i > 3 else 0))
+
+    dataset = fox.Dataset(tmp_path / "lab")
+    left_behind(dataset, add, align=align)
+    with pytest.warns(UserWarning, match="unlike rates") if align is None else nullcontext():
+        dataset.recover()
+    (view,) = fox.Dataset(dataset.path).episodes
+    if align is None:
+        assert view["a"].tolist() == [0, 1, 2, 2, 3, 4]
+    assert view.schema["b"].dtype == "float64"
+
+
+def test_a_recording_that_goes_on_is_left_alone(tmp_path, caplog):
+    dataset = fox.Dataset(tmp_path / "lab")
+    episode = dataset.new_episode()
+    episode.add("a", 1)
+    found = fox.Dataset(dataset.path).recover()
+    assert found["outcome"].tolist() == ["recording"]
+    assert not caplog.records
+    episode.close()
+    assert len(fox.Dataset(dataset.path)) == 1
+    assert not os.listdir(tmp_path / "lab" / "journals")
+
+
+def test_opening_says_so_and_discarding_removes(tmp_path, caplog):
+    dataset = fox.Dataset(tmp_path / "lab")
+    left_behind(dataset, everything)
+    again = fox.Dataset(dataset.path)
+    assert "1 recording(s) were open when their process died; recover()" in caplog.text
+    assert again.recover(dry_run=True)["outcome"].tolist() == ["left"]
+    assert again.recover(discard=True)["outcome"].tolist() == ["discarded"]
+    assert again.recover().empty
+    assert len(fox.Dataset(dataset.path)) == 0
+
+
+def test_killed_between_commit_and_clean_up_doubles_nothing(tmp_path, monkeypatch):
+    dataset = fox.Dataset(tmp_path / "lab")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda path: (_ for _ in ()).throw(OSError("killed")) if path.endswith(".mcap") else None)
+        with dataset.new_episode() as episode:
+            everything(episode)
+    assert len(os.listdir(tmp_path / "lab" / "journals")) == 1
+    assert fox.Dataset(dataset.path).recover()["outcome"].tolist() == ["saved before"]
+    assert len(fox.Dataset(dataset.path)) == 1
+
+
+def test_discarded_leaves_no_journal(tmp_path):
+    episode = fox.Dataset(tmp_path / "lab").new_episode()
+    episode.add("a", 1)
+    assert len(os.listdir(tmp_path / "lab" / "journals")) == 1
+    episode.discard()
+    assert not os.listdir(tmp_path / "lab" / "journals")
+
+
+def small_journal(folder, syncs=3):
+    """Return a journal's path, its bytes, its values, and (length, values) after each sync."""
+    journal = Journal.create(str(folder), "0" * 32, {"episode_id": "0" * 32, "align": None})
+    feature, values, marks = fox.Feature("int64", ()), [], []
+    for sync in range(syncs):
+        for i in range(4):
+            values.append(sync * 10 + i)
+            journal.sample("a", feature, i, i, len(values) - 1, len(values) - 1, 0, np.array(values[-1]))
+        journal.sync()
+        marks.append((os.path.getsize(journal.path), len(values)))
+    journal.close(remove=False)
+    with open(journal.path, "rb") as file:
+        return journal.path, file.read(), values, marks
+
+
+def read_all(path):
+    left = Left(path)
+    return [int(recorded.value) for recorded in read(left)], left
+
+
+def test_cut_at_any_byte(tmp_path):
+    path, whole, values, marks = small_journal(tmp_path)
+    assert read_all(path)[0] == values
+    for length in range(len(whole)):
+        with open(path, "wb") as file:
+            file.write(whole[:length])
+        found, left = read_all(path)
+        there = max([count for size, count in marks if size <= length], default=0)
+        assert found == values[:there]
+        assert length < 8 or (left.unread == 0) == (length in [8, *range(0), *boundaries(whole)])
+
+
+def boundaries(whole):
+    """Return the lengths at which a record ends."""
+    ends, at = [8], 8
+    while at < len(whole):
+        at += 9 + int.from_bytes(whole[at + 1 : at + 9], "little")
+        ends.append(at)
+    return ends
+
+
+def test_any_byte_flipped(tmp_path):
+    path, whole, values, _ = small_journal(tmp_path)
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        with open(path, "wb") as file:
+            file.write(damaged)
+        found, _ = read_all(path)
+        chunks = {tuple(values[i : i + 4]) for i in range(0, len(values), 4)}
+        kept = [tuple(found[i : i + 4]) for i in range(0, len(found), 4)]
+        assert set(kept) <= chunks
+        assert kept == sorted(kept)
+
+
+def test_a_full_disk_is_told_and_made_up_for(tmp_path, monkeypatch):
+    journal = Journal.create(str(tmp_path), "0" * 32, {})
+    feature, real = fox.Feature("int64", ()), os.pwrite
+    journal.sample("a", feature, 0, 0, 0, 0, 0, np.array(1))
+    calls = iter([5])
+
+    def full(handle, data, at):
+        # A short write, then none at all.
+        if (part := next(calls, None)) is not None:
+            return real(handle, bytes(data[:part]), at)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            journal.sync()
+    journal.sample("a", feature, 1, 1, 1, 1, 0, np.array(2))
+    journal.sync()
+    journal.close(remove=False)
+    assert read_all(journal.path)[0] == [1, 2]
+
+
+def test_a_failed_fsync_is_written_again(tmp_path, monkeypatch):
+    journal = Journal.create(str(tmp_path), "0" * 32, {})
+    journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
+    written = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(StorageError, match="Input/output error"):
+            journal.sync()
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, at: written.append(at) or real(handle, data, at))
+    before = journal._written
+    journal.sync()
+    assert written == [before]
+    journal.close(remove=False)
+    assert read_all(journal.path)[0] == [1]
+
+
+def test_foxglove_s_own_reader_opens_it(tmp_path):
+    path, _, values, _ = small_journal(tmp_path)
+    topics, count = set(), 0
+    with open(path, "rb") as file, suppress(EndOfFile):  # a journal has no end of its own
+        for record in StreamReader(file, validate_crcs=True).records:
+            topics |= {record.topic} if type(record).__name__ == "Channel" else set()
+            count += type(record).__name__ == "Message"
+    assert topics == {"a", "fogx/events"}
+    assert count == len(values) + 1
+
+
+CHILD = """
+    import sys, numpy as np, fogx as fox
+    fox.config(progress=False)
+    episode = fox.Dataset(sys.argv[1]).new_episode(align=fox.Align(reference="a"))
+    for i in range(10**6):
+        episode.add("a", i, i * 1_000_000)
+        if i % 10 == 0:
+            episode.add("cam", np.full((32, 32, 3), i // 10 % 256, np.uint8), i * 1_000_000)
+        if i and i % 500 == 0:
+            episode._journal.sync()
+            print(i, flush=True)
+"""
+
+
+def kill_and_recover(root, acknowledged):
+    """Kill a recording process once it said that so many values are on disk."""
+    code = textwrap.dedent(CHILD)
+    with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if int(line) >= acknowledged:
+                break
+        process.send_signal(signal.SIGKILL)
+        said = max([int(line), *(int(more) for more in process.stdout if more.endswith("\\n"))])
+    found = fox.Dataset(root).recover()
+    assert found["outcome"].tolist() == ["saved"]
+    dataset = fox.Dataset(root)
+    view = dataset.episodes[-1]
+    numbers = view["a"].tolist()
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > said
+    shown = [view["cam"][i, 0, 0, 0] for i in range(0, min(len(numbers), 400), 37)]
+    assert shown == [i // 10 % 256 for i in range(0, min(len(numbers), 400), 37)]
+    assert dataset.check(deep=True).empty
+
+
+def test_a_killed_process_loses_nothing_that_was_synced(tmp_path):
+    kill_and_recover(tmp_path / "lab", 1500)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("acknowledged", range(500, 25_500, 500))
+def test_processes_killed_at_any_time(tmp_path, acknowledged):
+    kill_and_recover(tmp_path / "lab", acknowledged)
+
+
+def test_a_forked_child_does_not_touch_it(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    episode = dataset.new_episode()
+    episode.add("a", 1)
+    pid = os.fork()
+    if pid == 0:
+        episode._journal.sync()
+        episode._journal.close(remove=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert len(os.listdir(tmp_path / "lab" / "journals")) == 1
+    episode.add("a", 2)
+    episode.close()
+    assert fox.Dataset(dataset.path).episodes[0]["a"].tolist() == [1, 2]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "journals").write_text("in the way")
+    episode = fox.Dataset(tmp_path / "lab").new_episode()
+    with pytest.raises(StorageError, match="the journal of an episode could not be begun"):
+        episode.add("a", 1)
+    assert episode.num_steps == 0
+    assert journals.SYNC_S == 1.0
