@@ -91,16 +91,17 @@ class Journal:
         try:
             make_folders(folder)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise _not_begun(path, error) from error
+        journal = cls(path, handle)
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the process ends, however it ends
-            journal = cls(path, handle)
             journal.event("begin", about)
-            journal.sync()
+            journal._flush()
             fsync_folder(folder)
         except OSError as error:
-            raise StorageError(
-                f"{path}: the journal of an episode could not be begun: {in_one_line(error)}. Nothing was recorded. Where the folder "
-                "cannot be written, record into another root."
-            ) from error
+            journal.close(remove=True)
+            raise _not_begun(path, error) from error
         journal._thread = threading.Thread(target=journal._keep, name="fogx journal", daemon=True)
         journal._thread.start()
         return journal
@@ -133,6 +134,15 @@ class Journal:
         Raises:
             StorageError: It could not be written. It is kept, and written by the next `sync` that can.
         """
+        try:
+            self._flush()
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: the journal could not be written: {in_one_line(error)}. The episode goes on in memory, and the journal "
+                "when there is space; should this process die before, what came before the last sync can be recovered."
+            ) from error
+
+    def _flush(self) -> None:
         if os.getpid() != self._pid:
             return
         with self._io:
@@ -140,19 +150,13 @@ class Journal:
                 self._unwritten += self._take_chunk()
             if not self._unwritten or self._handle < 0:
                 return
-            try:
-                # After what is on disk: what a failed write left is written over.
-                left, at = memoryview(self._unwritten), self._written
-                while left:
-                    done = os.pwrite(self._handle, left, at)
-                    left, at = left[done:], at + done
-                os.fsync(self._handle)
-            except OSError as error:
-                raise StorageError(
-                    f"{self.path}: the journal could not be written: {in_one_line(error)}. The episode goes on in memory; should this "
-                    f"process die now, what came before the last sync can be recovered."
-                ) from error
-            self._written, self._unwritten = at, b""
+            # After what is on disk: what a failed write left is written over.
+            os.lseek(self._handle, self._written, os.SEEK_SET)
+            left = memoryview(self._unwritten)
+            while left:
+                left = left[os.write(self._handle, left) :]
+            os.fsync(self._handle)
+            self._written, self._unwritten = self._written + len(self._unwritten), b""
 
     def close(self, *, remove: bool) -> None:
         """End the journal: remove it, durably, once its episode is saved or discarded, or leave it to be recovered."""
@@ -203,6 +207,13 @@ class Journal:
         self._count, self._declared = 0, set()
         Chunk("", data, 0, 0, zlib.crc32(data), len(data)).write(record)
         return _ended(record)
+
+
+def _not_begun(path: str, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: the journal of an episode could not be begun: {in_one_line(error)}. Nothing was recorded; the same call can be made "
+        "again when there is space and the disk answers."
+    )
 
 
 def _ended(record: RecordBuilder) -> bytes:
