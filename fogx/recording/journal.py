@@ -59,18 +59,18 @@ class Journal:
         path: The file.
     """
 
-    def __init__(self, path: str, handle: int) -> None:
+    def __init__(self, path: str, handle: int, written: int = 0) -> None:
         self.path = path
         self._handle = handle
         self._pid = os.getpid()
         self._lock = threading.Lock()  # of what is in memory
         self._io = threading.Lock()  # of the file; whoever adds does not wait for it
         self._chunk = RecordBuilder()
-        self._unwritten = _header()
+        self._unwritten = b"" if written else _header()
         self._declared: set[int] = set()
         self._channels: dict[tuple[str, str], int] = {}
         self._count = 0
-        self._written = 0
+        self._written = written
         self._failed = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

@@ -27,8 +27,10 @@ from fogx.feature import Feature
 from fogx.recording.episode import Episode
 from fogx.recording.journal import EVENTS, HEAD, MAGIC, SUFFIX, Journal, Recorded
 from fogx.recording.sealing import seal
+from fogx.storage.files.paths import check_inside
 from fogx.storage.files.store import Store
 from fogx.storage.log.commit import EpisodeLog
+from fogx.storage.tables.guarded import readable
 from fogx.storage.tables.nested import decode_nested
 
 logger = logging.getLogger("fogx")
@@ -61,9 +63,13 @@ class Left:
 
 
 def journals_of(store: Store) -> str:
-    """Return the folder of the journals of a root: below it, or for remote roots below the user's state on this machine."""
+    """Return the folder of the journals of a root: below it, or for remote roots below the user's state on this machine.
+
+    Raises:
+        CorruptDataError: It is a link that leads out of the root.
+    """
     if store.is_local:
-        return os.path.join(store.root, "journals")
+        return check_inside(store.root, os.path.join(store.root, "journals"))
     name = hashlib.blake2b(store.root.encode(), digest_size=8).hexdigest()
     return os.path.join(platformdirs.user_state_dir("fogx"), "journals", name)
 
@@ -96,7 +102,7 @@ def recover(
             rows.append({"episode_id": left.episode_id, "bytes": os.path.getsize(path), "outcome": "recording"})
             continue
         size = os.fstat(handle).st_size
-        journal = Journal(path, handle)
+        journal = Journal(path, handle, size)
         outcome = "left"
         try:
             values = list(read(left))
@@ -161,7 +167,8 @@ def _values(chunk: Chunk, left: Left) -> Iterator[Recorded]:
                 left.about = event if event["kind"] == "begin" else left.about
                 left.metadata |= decode_nested(event.get("values"))
                 continue
-            assert feature is not None
+            if feature is None:
+                raise ValueError("a value of no feature")
             stamp, received, step, flags = HEAD.unpack_from(record.data)
             value = _value(record.data[HEAD.size :], str(feature.dtype))
             yield Recorded(topic, feature, stamp, received, record.sequence, step, flags, value)
@@ -190,10 +197,11 @@ def _saved(
         return "saved before"
     if not values:
         return "empty"
-    align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
     save = functools.partial(seal, store, writable, dataset, left.episode_id)
-    episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
-    episode.take_back(values, journal)
+    with readable(left.path):
+        align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
+        episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
+        episode.take_back(values, journal)
     episode.close({"interrupted": "process died"})
     return "saved"
 

@@ -13,7 +13,7 @@ from mcap.exceptions import EndOfFile
 from mcap.stream_reader import StreamReader
 
 import fogx as fox
-from fogx.errors import StorageError
+from fogx.errors import CorruptDataError, StorageError
 from fogx.recording import journal as journals
 from fogx.recording.journal import Journal
 from fogx.recording.recovery import Left, read
@@ -114,7 +114,10 @@ def test_opening_says_so_and_discarding_removes(tmp_path, caplog):
     left_behind(dataset, everything)
     again = fox.Dataset(dataset.path)
     assert "1 recording(s) were open when their process died; recover()" in caplog.text
+    (journal,) = (tmp_path / "lab" / "journals").iterdir()
+    before = journal.read_bytes(), journal.stat().st_mtime_ns
     assert again.recover(dry_run=True)["outcome"].tolist() == ["left"]
+    assert (journal.read_bytes(), journal.stat().st_mtime_ns) == before
     assert again.recover(discard=True)["outcome"].tolist() == ["discarded"]
     assert again.recover().empty
     assert len(fox.Dataset(dataset.path)) == 0
@@ -313,3 +316,25 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         episode.add("a", 1)
     assert episode.num_steps == 0
     assert journals.SYNC_S == 1.0
+
+
+def test_a_folder_of_journals_that_is_a_link_out_of_the_root(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "lab" / "journals").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptDataError, match="journals is a link that leaves"):
+        fox.Dataset(tmp_path / "lab")
+    assert not os.listdir(tmp_path / "elsewhere")
+
+
+def test_a_journal_that_contradicts_itself_is_told_and_kept(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    with dataset.new_episode() as episode:
+        episode.add("a", 1)
+    journal = Journal.create(str(tmp_path / "lab" / "journals"), "0" * 32, {"align": {"rate_hz": -1}})
+    journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
+    journal.close(remove=False)
+    with pytest.raises(CorruptDataError, match=r"0\.mcap|alignment"):
+        fox.Dataset(dataset.path).recover()
+    assert len(os.listdir(tmp_path / "lab" / "journals")) == 1
+    assert fox.Dataset(dataset.path).recover(discard=True)["outcome"].tolist() == ["discarded"]
