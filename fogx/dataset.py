@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from fogx.errors import SelectionError
 from fogx.feature import Feature
 from fogx.ids import new_id
 from fogx.jobs.check import check
@@ -80,6 +81,7 @@ class Dataset:
         sources = [load_from] if isinstance(load_from, (str, os.PathLike)) else list(load_from)
         self._roots = Roots(path, sources, name, storage_options, version, read_only)
         self._features = dict(features or {})
+        self._recorded: list[str] = []
         tell_of_left(self._roots.write.store)
 
     # Look
@@ -154,9 +156,27 @@ class Dataset:
             task=task,
             features=declared,
             align=align,
+            saved=self._recorded.append,
             journal=functools.partial(Journal.create, journals_of(self._roots.write.store), episode_id),
             check_metadata=check_metadata,
         )
+
+    def discard_last(self) -> str:
+        """Delete the episode that this handle saved last, as after a bad take; again, the one before. Returns its id.
+
+        As after `delete`, older versions still show it.
+
+        Raises:
+            SelectionError: This handle has saved none that is still there; an open episode has a `discard` of its own.
+        """
+        there = set(self._roots.write.rows["episode_id"].to_pylist()) if self._recorded else set()
+        self._recorded = [episode_id for episode_id in self._recorded if episode_id in there]
+        if not self._recorded:
+            raise SelectionError(
+                f"{self.path}: this handle has saved no episode that is still there. Choose one, and delete() it."
+            )
+        self.delete([self._recorded[-1]])
+        return self._recorded.pop()
 
     def recover(self, *, discard: bool = False, dry_run: bool = False) -> pd.DataFrame:
         """Save the recordings of the write root that were open when their process died, from their journals.

@@ -48,7 +48,7 @@ class Episode:
             step begins when a feature is added again.
         journal: Begins the journal of the episode, at its first value; `None` for an episode without one.
         check_metadata: Called with all metadata given, at the call that gave it; raises `MetadataError` for what cannot be kept.
-        forget: Called with the id once the episode is closed or discarded.
+        saved: Called with the id once the episode is saved.
 
     Raises:
         MetadataError: Metadata that cannot be kept.
@@ -69,12 +69,12 @@ class Episode:
         align: Align | None = None,
         journal: Callable[[Mapping[str, Any]], Journal] | None = None,
         check_metadata: Callable[[Mapping[str, Any]], None] | None = None,
-        forget: Callable[[str], None] | None = None,
+        saved: Callable[[str], None] | None = None,
     ) -> None:
         self._seal = seal
         self._id = episode_id
         self._check_metadata = check_metadata
-        self._forget = forget
+        self._saved = saved
         self._declared = {check_feature_name(name): feature for name, feature in (features or {}).items()}
         self._metadata: dict[str, Any] = {}
         self._metadata = self._checked(metadata or {})
@@ -366,6 +366,8 @@ class Episode:
         stored = self._seal(replace(data, metadata=facts, episode_id=self._id, **own))
         self._steps = data.num_steps
         self._end("closed")
+        if self._saved is not None:
+            self._saved(self._id)
         return stored or self._id, told
 
     def _schema(self) -> Schema:
@@ -399,8 +401,6 @@ class Episode:
         if self._journal is not None:
             self._journal.close(remove=True)
         self._channels = {}
-        if self._forget is not None:
-            self._forget(self._id)
 
     def _check_open(self, verb: str) -> None:
         if self._state != "open":

@@ -18,7 +18,7 @@ class Sink:
 
     def __init__(self):
         self.sealed = []
-        self.forgotten = []
+        self.saved = []
         self.error = None
 
     def seal(self, data):
@@ -32,7 +32,7 @@ class Sink:
 
     def episode(self, **options):
         options.setdefault("episode_id", "e1")
-        return Episode(self.seal, check_metadata=self.check, forget=self.forgotten.append, **options)
+        return Episode(self.seal, check_metadata=self.check, saved=self.saved.append, **options)
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_after_closing_every_call_says_so(sink):
     ):
         with pytest.raises(EpisodeClosedError, match="episode e1 was closed before"):
             call()
-    assert sink.forgotten == ["e1"]
+    assert sink.saved == ["e1"]
     assert len(sink.sealed) == 1
 
 
@@ -257,7 +257,7 @@ def test_discard(sink):
         episode.add("a", 1)
         episode.discard()
     assert sink.sealed == []
-    assert sink.forgotten == ["e1"]
+    assert sink.saved == []
     with pytest.raises(EpisodeClosedError, match="discarded"):
         episode.close()
 
@@ -299,7 +299,7 @@ def test_a_seal_that_fails_leaves_the_episode_open(sink):
     with pytest.raises(OSError, match="disk full"):
         episode.close({"x": 1})
     assert not episode.closed
-    assert sink.forgotten == []
+    assert sink.saved == []
     sink.error = None
     episode.add("a", 2)
     episode.close()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fogx as fox
-from fogx.errors import FeatureError, FeatureTypeError
+from fogx.errors import FeatureError, FeatureTypeError, SelectionError
 from fogx.reading.episodes import locate, read_sound
 from fogx.recording.stamps import stamp_ns
 from tests.align.oracle import steps_of, take
@@ -269,3 +269,21 @@ def test_frames_that_steps_repeat_are_read_exported_and_trained_on(dataset, tmp_
     again = fox.Dataset(tmp_path / "again")
     again.load_rtx_episodes(path)
     assert again.episodes[0]["cam"][:, 0, 0, 0].tolist() == shown
+
+
+def test_the_last_take_was_bad(dataset):
+    with pytest.raises(SelectionError, match="has saved no episode"):
+        dataset.discard_last()
+    ids = []
+    for number in range(3):
+        with dataset.new_episode({"number": number}) as episode:
+            episode.add("a", number)
+        ids.append(episode.episode_id)
+    dataset.new_episode().discard()
+    assert dataset.discard_last() == ids[2]
+    assert dataset.get_episode_info()["number"].tolist() == [0, 1]
+    dataset.delete([ids[1]])
+    assert dataset.discard_last() == ids[0]
+    assert len(dataset) == 0
+    with pytest.raises(SelectionError):
+        dataset.discard_last()
