@@ -169,8 +169,9 @@ class Dataset:
         Raises:
             SelectionError: This handle has saved none that is still there; an open episode has a `discard` of its own.
         """
-        there = set(self._roots.write.rows["episode_id"].to_pylist()) if self._recorded else set()
-        self._recorded = [episode_id for episode_id in self._recorded if episode_id in there]
+        ids = self._roots.write.rows["episode_id"]
+        while self._recorded and ids.index(self._recorded[-1]).as_py() < 0:
+            self._recorded.pop()  # deleted before
         if not self._recorded:
             raise SelectionError(
                 f"{self.path}: this handle has saved no episode that is still there. Choose one, and delete() it."
@@ -422,6 +423,7 @@ class Dataset:
         """
         handle = Dataset.__new__(Dataset)
         handle._roots, handle._features = self._roots.at(version), dict(self._features)
+        handle._recorded = []
         return handle
 
     def pin(self, name: str, version: int | None = None) -> int:

@@ -46,11 +46,10 @@ def aligned(schema: Schema, sent: Mapping[str, Column], stamps_ns: np.ndarray, r
     rows = {name: np.flatnonzero(sent[name].mask) for name in schema}
     streams = {name: _stream(schema, name, sent[name], rows[name], stamps_ns) for name in schema}
     steps = align(streams, policy)
-    columns = {name: _taken(sent[name], rows[name], steps.features[name], schema[name].in_frames) for name in schema}
     same = all(_once(steps.features[name], len(rows[name])) for name in schema)
+    numbered = {name: schema[name].in_frames and not same for name in schema}
+    columns = {name: _taken(sent[name], rows[name], steps.features[name], numbered[name]) for name in schema}
     samples = None if same else Samples(sent, stamps_ns, received_ns, policy.to_json())
-    if same:
-        columns = {name: Column(column.values, column.valid) for name, column in columns.items()}
     return Aligned(columns, steps, streams, samples)
 
 
@@ -60,13 +59,13 @@ def _stream(schema: Schema, name: str, column: Column, rows: np.ndarray, stamps_
     return Stream(stamps_ns[rows], column.values[rows] if numbers else None, rows, is_camera=feature.is_image)
 
 
-def _taken(column: Column, rows: np.ndarray, taken: Taken, in_frames: bool) -> Column:
+def _taken(column: Column, rows: np.ndarray, taken: Taken, numbered: bool) -> Column:
     valid = taken.sample >= 0
     mask = None if valid.all() else valid
     if taken.values is not None:
         return Column(taken.values, mask)
     values = column.values[rows[np.maximum(taken.sample, 0)]]
-    return Column(values, mask, np.maximum(taken.sample, 0).astype(np.int32) if in_frames else None)
+    return Column(values, mask, np.maximum(taken.sample, 0).astype(np.int32) if numbered else None)
 
 
 def _once(taken: Taken, count: int) -> bool:

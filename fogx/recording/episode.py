@@ -25,7 +25,6 @@ from fogx.recording.channel import Channel, Prepared
 from fogx.recording.grouping import StepGrouper
 from fogx.recording.journal import LOOSE, STAMPED, TIMED, Journal, Recorded
 from fogx.recording.stamps import stamp_ns
-from fogx.storage.tables.nested import encode_nested
 
 _log = logging.getLogger("fogx")
 
@@ -46,7 +45,7 @@ class Episode:
         features: Declarations by feature name; others are found from the values.
         align: How samples become steps. `None` takes the defaults of `fox.Align` where samples have timestamps; without those a
             step begins when a feature is added again.
-        journal: Begins the journal of the episode, at its first value; `None` for an episode without one.
+        journal: Begins the journal of the episode, at its first value, from `align` as JSON values and metadata; `None` for an episode without one.
         check_metadata: Called with all metadata given, at the call that gave it; raises `MetadataError` for what cannot be kept.
         saved: Called with the id once the episode is saved.
 
@@ -67,7 +66,7 @@ class Episode:
         task: str | None = None,
         features: Mapping[str, Feature] | None = None,
         align: Align | None = None,
-        journal: Callable[[Mapping[str, Any]], Journal] | None = None,
+        journal: Callable[[Mapping[str, Any] | None, Mapping[str, Any]], Journal] | None = None,
         check_metadata: Callable[[Mapping[str, Any]], None] | None = None,
         saved: Callable[[str], None] | None = None,
     ) -> None:
@@ -229,7 +228,7 @@ class Episode:
             self._check_open("mark")
             self._metadata |= self._checked({"success": success, **metadata})
             if self._journal is not None:
-                self._journal.event("metadata", {"values": encode_nested(self._metadata)})
+                self._journal.metadata(self._metadata)
 
     def close(self, metadata: Mapping[str, Any] | None = None) -> str:
         """Save the episode; once this returns it is durable. An episode without steps is saved too.
@@ -312,9 +311,7 @@ class Episode:
                     stacklevel=3,
                 )
         if self._journal is None and self._begin_journal is not None:
-            align = None if self._align is None else self._align.to_json()
-            about = {"episode_id": self._id, "align": align, "values": encode_nested(self._metadata)}
-            self._journal = self._begin_journal(about)
+            self._journal = self._begin_journal(None if self._align is None else self._align.to_json(), self._metadata)
         step = self._grouper.place_alone() if alone else self._grouper.place(flat)
         self._stamped = timestamp is not None
         if not alone:  # whole steps come in any order of threads

@@ -5,6 +5,7 @@ An MCAP file (mcap.dev) of chunks with CRCs, one a sync, each with all that is n
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import logging
@@ -23,6 +24,8 @@ from mcap.records import Channel, Chunk, Header, Message, Schema
 from fogx.errors import StorageError, in_one_line
 from fogx.feature import Feature
 from fogx.storage.files.durable import fsync_folder, make_folders
+from fogx.storage.log.rows import plain
+from fogx.storage.tables.nested import decode_nested, encode_nested, split_metadata
 
 logger = logging.getLogger("fogx")
 
@@ -68,21 +71,21 @@ class Journal:
         self._chunk = RecordBuilder()
         self._unwritten = b"" if written else _header()
         self._declared: set[int] = set()
-        self._channels: dict[tuple[str, str], int] = {}
+        self._channels: dict[tuple[str, Feature | None], int] = {}
         self._count = 0
         self._written = written
-        self._failed = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def create(cls, folder: str, episode_id: str, about: Mapping[str, Any]) -> Journal:
+    def create(cls, folder: str, episode_id: str, align: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> Journal:
         """Begin the journal of an episode.
 
         Args:
             folder: Folder of journals; made where there is none.
             episode_id: Id that the episode will have.
-            about: JSON values that say what it is an episode of.
+            align: How samples are to become steps, as `fogx.Align.to_json` gives it.
+            metadata: What was given of the whole episode so far.
 
         Raises:
             StorageError: It cannot be written there.
@@ -90,13 +93,12 @@ class Journal:
         path = os.path.join(folder, episode_id + SUFFIX)
         try:
             make_folders(folder)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            handle = _created(path)
         except OSError as error:
             raise _not_begun(path, error) from error
         journal = cls(path, handle)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the process ends, however it ends
-            journal.event("begin", about)
+            journal._event("begin", {"align": align, **_plain(metadata)})
             journal._flush()
             fsync_folder(folder)
         except OSError as error:
@@ -122,11 +124,14 @@ class Journal:
             value: As a channel keeps it: an array of exactly the feature's dtype, str or bytes.
         """
         data = HEAD.pack(stamp_ns, received_ns, step, flags) + _payload(value)
-        self._append(name, json.dumps(feature.to_dict()), row, received_ns, data)
+        self._append(name, feature, row, received_ns, data)
 
-    def event(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Append something that is no sample."""
-        self._append(EVENTS, "", 0, 0, json.dumps({"kind": kind, **values}).encode())
+    def metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Append what is now said of the whole episode."""
+        self._event("metadata", _plain(metadata))
+
+    def _event(self, kind: str, values: Mapping[str, Any]) -> None:
+        self._append(EVENTS, None, 0, 0, json.dumps({"kind": kind, **values}).encode())
 
     def sync(self) -> None:
         """Return when all that was appended before is on disk.
@@ -179,20 +184,22 @@ class Journal:
             self._handle = -1
 
     def _keep(self) -> None:
+        failed = False
         while not self._stop.wait(SYNC_S):
             try:
                 self.sync()
-                self._failed = False
+                failed = False
             except StorageError as error:
-                if not self._failed:
+                if not failed:
                     logger.warning("%s", error)
-                self._failed = True
+                failed = True
 
-    def _append(self, topic: str, about: str, row: int, time_ns: int, data: bytes) -> None:
+    def _append(self, topic: str, feature: Feature | None, row: int, time_ns: int, data: bytes) -> None:
         with self._lock:
-            number = self._channels.setdefault((topic, about), len(self._channels) + 1)
+            number = self._channels.setdefault((topic, feature), len(self._channels) + 1)
             if number not in self._declared:
-                Schema(id=number, data=about.encode(), encoding="fogx.feature", name=topic).write(self._chunk)
+                about = b"" if feature is None else json.dumps(feature.to_dict()).encode()
+                Schema(id=number, data=about, encoding="fogx.feature", name=topic).write(self._chunk)
                 Channel(id=number, topic=topic, message_encoding="fogx", metadata={}, schema_id=number).write(self._chunk)
                 self._declared.add(number)
             at = max(time_ns, 0)
@@ -207,6 +214,36 @@ class Journal:
         self._count, self._declared = 0, set()
         Chunk("", data, 0, 0, zlib.crc32(data), len(data)).write(record)
         return _ended(record)
+
+
+def metadata_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that an event of a journal gives."""
+    given = {key: base64.b64decode(text) for key, text in event.get("bytes", {}).items()}
+    return decode_nested(event.get("values")) | given
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as JSON values; numpy scalars as arrays without dimensions, which keep their dtype."""
+    cells, nested = split_metadata(metadata)
+    cells = {key: plain(value, key) for key, value in cells.items()}
+    given = {key: base64.b64encode(value).decode() for key, value in cells.items() if isinstance(value, bytes)}
+    rest = {key: value for key, value in cells.items() if key not in given}
+    rest |= {k: np.asarray(v) for k, v in rest.items() if isinstance(v, np.generic) and not isinstance(v, str)}
+    return {"values": encode_nested({**rest, **nested}), "bytes": given}
+
+
+def _created(path: str) -> int:
+    """Create a file that nobody else has a lock of; the kernel lets go of it when the process ends, however it ends."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # for a moment another process may look whether it is dead
+            if os.fstat(handle).st_nlink:
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # taken for dead, and removed, before it was locked
 
 
 def _not_begun(path: str, error: OSError) -> StorageError:
@@ -232,7 +269,8 @@ def _payload(value: Any) -> bytes:
     if isinstance(value, bytes):
         return b"B" + value
     if value.dtype == object:
-        texts = [v if isinstance(v, str) else list(v) for v in value.reshape(-1)]
+        # Bytes become the text of the same numbers.
+        texts = [v if isinstance(v, str) else v.decode("latin-1") for v in value.reshape(-1)]
         return b"J" + json.dumps([list(value.shape), texts]).encode()
     shape = value.shape
     return b"N" + struct.pack(f"<B{len(shape)}q", len(shape), *shape) + np.ascontiguousarray(value).tobytes()

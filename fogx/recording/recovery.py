@@ -11,6 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
@@ -24,14 +25,14 @@ from mcap.stream_reader import StreamReader, breakup_chunk
 
 from fogx.align.policy import Align
 from fogx.feature import Feature
+from fogx.protocols import object_array
 from fogx.recording.episode import Episode
-from fogx.recording.journal import EVENTS, HEAD, MAGIC, SUFFIX, Journal, Recorded
+from fogx.recording.journal import EVENTS, HEAD, MAGIC, SUFFIX, Journal, Recorded, metadata_of
 from fogx.recording.sealing import seal
 from fogx.storage.files.paths import check_inside
 from fogx.storage.files.store import Store
 from fogx.storage.log.commit import EpisodeLog
 from fogx.storage.tables.guarded import readable
-from fogx.storage.tables.nested import decode_nested
 
 logger = logging.getLogger("fogx")
 
@@ -99,7 +100,8 @@ def recover(
         try:
             handle = _locked(path)
         except OSError:
-            rows.append({"episode_id": left.episode_id, "bytes": os.path.getsize(path), "outcome": "recording"})
+            with suppress(FileNotFoundError):  # saved in this moment
+                rows.append({"episode_id": left.episode_id, "bytes": os.path.getsize(path), "outcome": "recording"})
             continue
         size = os.fstat(handle).st_size
         journal = Journal(path, handle, size)
@@ -165,7 +167,7 @@ def _values(chunk: Chunk, left: Left) -> Iterator[Recorded]:
             if topic == EVENTS:
                 event = json.loads(record.data)
                 left.about = event if event["kind"] == "begin" else left.about
-                left.metadata |= decode_nested(event.get("values"))
+                left.metadata |= metadata_of(event)
                 continue
             if feature is None:
                 raise ValueError("a value of no feature")
@@ -182,7 +184,7 @@ def _value(data: bytes, dtype: str) -> np.ndarray | str | bytes:
         return rest
     if kind == b"J":
         shape, texts = json.loads(rest)
-        return np.array(texts, dtype=object).reshape(shape)
+        return object_array([text.encode("latin-1") for text in texts] if dtype == "bytes" else texts).reshape(shape)
     (ndim,) = struct.unpack_from("<B", rest)
     shape = struct.unpack_from(f"<{ndim}q", rest, 1)
     return np.frombuffer(rest, dtype, offset=1 + 8 * ndim).reshape(shape)
@@ -192,8 +194,7 @@ def _saved(
     store: Store, writable: Callable[[], EpisodeLog], dataset: str, left: Left, values: list[Recorded], journal: Journal
 ) -> str:
     """Save an episode, unless it was saved already and only its journal not removed; return what was done."""
-    log = writable()
-    if left.episode_id in set(log.rows["episode_id"].to_pylist()):
+    if writable().rows["episode_id"].index(left.episode_id).as_py() >= 0:
         return "saved before"
     if not values:
         return "empty"

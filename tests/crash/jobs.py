@@ -41,11 +41,7 @@ def record(number: int, camera: bool = True) -> Step:
             episode.add("state", np.full(3, i, np.float32))
             if camera:
                 episode.add("view", np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8))
-        try:
-            episode.close()
-        except fox.FogxError as error:
-            error.again = episode.close  # type: ignore[attr-defined]
-            raise
+        _close(episode)
 
     return step
 
@@ -59,11 +55,7 @@ def record_timed(number: int) -> Step:
             if i % 2 == 0:
                 episode.add("state", np.full(3, i // 2, np.float32), 10 * i)
             episode.add("view", np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8), 10 * i + 1)
-        try:
-            episode.close()
-        except fox.FogxError as error:
-            error.again = episode.close  # type: ignore[attr-defined]
-            raise
+        _close(episode)
 
     return step
 
@@ -216,6 +208,15 @@ def _rows(dataset: fox.Dataset, thorough: bool) -> dict[str, Any]:
             if "view" in view.schema:
                 assert view["view"].shape == (4, 16, 16, 3)
     return found
+
+
+def _close(episode: Any) -> None:
+    """Close an episode; an error of it says how to go on."""
+    try:
+        episode.close()
+    except fox.FogxError as error:
+        error.again = episode.close  # type: ignore[attr-defined]
+        raise
 
 
 def _made(dataset: fox.Dataset, number: int) -> list[str]:

@@ -1,13 +1,16 @@
 """What was recorded survives the process: journals are read up to their last sync, and no further than they are right."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import nullcontext, suppress
 
 import numpy as np
+import pandas as pd
 import pytest
 from mcap.exceptions import EndOfFile
 from mcap.stream_reader import StreamReader
@@ -28,6 +31,8 @@ VALUES = {
     "bytes": b"\x00\x01",
     "array": np.arange(6, dtype=np.int16).reshape(2, 3),
     "words": ["a", "bc"],
+    "blobs": [b"a\xff", b"bc"],
+    "same": [b"ab", b"cd"],
     "flag": True,
     "cam": np.random.default_rng(0).integers(0, 255, (40, 32, 3), np.uint8),
     "cloud": np.random.default_rng(0).random((2000, 3)),
@@ -144,7 +149,7 @@ def test_discarded_leaves_no_journal(tmp_path):
 
 def small_journal(folder, syncs=3):
     """Return a journal's path, its bytes, its values, and (length, values) after each sync."""
-    journal = Journal.create(str(folder), "0" * 32, {"episode_id": "0" * 32, "align": None})
+    journal = Journal.create(str(folder), "0" * 32, None, {})
     feature, values, marks = fox.Feature("int64", ()), [], []
     for sync in range(syncs):
         for i in range(4):
@@ -198,7 +203,7 @@ def test_any_byte_flipped(tmp_path):
 
 
 def test_a_full_disk_is_told_and_made_up_for(tmp_path, monkeypatch):
-    journal = Journal.create(str(tmp_path), "0" * 32, {})
+    journal = Journal.create(str(tmp_path), "0" * 32, None, {})
     feature, real = fox.Feature("int64", ()), os.write
     journal.sample("a", feature, 0, 0, 0, 0, 0, np.array(1))
     calls = iter([5])
@@ -220,7 +225,7 @@ def test_a_full_disk_is_told_and_made_up_for(tmp_path, monkeypatch):
 
 
 def test_a_failed_fsync_is_written_again(tmp_path, monkeypatch):
-    journal = Journal.create(str(tmp_path), "0" * 32, {})
+    journal = Journal.create(str(tmp_path), "0" * 32, None, {})
     journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
     written = []
     with monkeypatch.context() as patch:
@@ -331,10 +336,61 @@ def test_a_journal_that_contradicts_itself_is_told_and_kept(tmp_path):
     dataset = fox.Dataset(tmp_path / "lab")
     with dataset.new_episode() as episode:
         episode.add("a", 1)
-    journal = Journal.create(str(tmp_path / "lab" / "journals"), "0" * 32, {"align": {"rate_hz": -1}})
+    journal = Journal.create(str(tmp_path / "lab" / "journals"), "0" * 32, {"rate_hz": -1}, {})
     journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
     journal.close(remove=False)
     with pytest.raises(CorruptDataError, match=r"0\.mcap|alignment"):
         fox.Dataset(dataset.path).recover()
     assert len(os.listdir(tmp_path / "lab" / "journals")) == 1
     assert fox.Dataset(dataset.path).recover(discard=True)["outcome"].tolist() == ["discarded"]
+
+
+def test_metadata_of_any_kind_is_recovered(tmp_path):
+    metadata = {
+        "raw": b"\x00\xff",
+        "small": np.float32(1.5),
+        "none": pd.NA,
+        "nested": {"a": [1, 2]},
+        "number": 3,
+        "text": np.str_("é"),
+    }
+    dataset = fox.Dataset(tmp_path / "lab")
+
+    def add(episode):
+        episode.add("a", 1)
+        episode.mark(success=True, later=b"x")
+
+    left_behind(dataset, add, metadata)
+    with dataset.new_episode(metadata) as episode:
+        add(episode)
+    dataset.recover()
+    dataset = fox.Dataset(dataset.path)
+    info = dataset.get_episode_info()
+    assert info["raw"].tolist() == [b"\x00\xff"] * 2
+    assert info["later"].tolist() == [b"x"] * 2
+    assert info["small"].tolist() == [1.5] * 2
+    assert info["number"].tolist() == [3] * 2
+    assert info["text"].tolist() == ["é"] * 2
+    assert info["success"].tolist() == [True] * 2
+    assert "_extra" not in info
+    assert [view.metadata["nested"] for view in dataset.episodes] == [{"a": [1, 2]}] * 2
+
+
+def test_a_journal_that_another_process_looks_at_is_begun_all_the_same(tmp_path, monkeypatch):
+    """It is looked at, and taken for dead and removed, between its creation and its lock."""
+    real, steps = fcntl.flock, iter(["removed", "looked at"])
+
+    def flock(handle, operation):
+        if (step := next(steps, None)) == "removed":
+            os.unlink(tmp_path / ("0" * 32 + ".mcap"))
+        elif step == "looked at":
+            other = os.open(tmp_path / ("0" * 32 + ".mcap"), os.O_RDWR)
+            real(other, fcntl.LOCK_EX)
+            threading.Timer(0.05, os.close, [other]).start()
+        return real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    journal = Journal.create(str(tmp_path), "0" * 32, None, {})
+    journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
+    journal.close(remove=False)
+    assert read_all(journal.path)[0] == [1]

@@ -280,6 +280,8 @@ def test_the_last_take_was_bad(dataset):
             episode.add("a", number)
         ids.append(episode.episode_id)
     dataset.new_episode().discard()
+    with pytest.raises(SelectionError, match="has saved no episode"):
+        dataset.at(dataset.version).discard_last()
     assert dataset.discard_last() == ids[2]
     assert dataset.get_episode_info()["number"].tolist() == [0, 1]
     dataset.delete([ids[1]])
