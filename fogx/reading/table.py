@@ -74,8 +74,20 @@ class EpisodeFrame(pd.DataFrame):
             SelectionError: A mask of another length than the frame.
         """
         if like is None and regex is None and axis is None and is_mask(items):
-            return self.iloc[np.flatnonzero(mask_of(items, self.index))]
+            return self._kept(mask_of(items, self.index))
         return super().filter(items=items, like=like, regex=regex, axis=axis)
+
+    def _kept(self, mask: np.ndarray) -> EpisodeFrame:
+        # pandas takes rows by their numbers, for which arrow first joins all pieces of a column: a copy of the whole of it.
+        in_arrow = np.array([isinstance(dtype, (pd.StringDtype, pd.ArrowDtype)) for dtype in self.dtypes], dtype=bool)
+        kept: EpisodeFrame = self.iloc[:, np.flatnonzero(~in_arrow)].iloc[np.flatnonzero(mask)]
+        wanted = pa.array(mask)
+        for position in np.flatnonzero(in_arrow).tolist():
+            column = self.iloc[:, position]
+            values = column.dtype.__from_arrow__(pc.filter(column.array.__arrow_array__(), wanted))
+            kept.insert(position, column.name, values, allow_duplicates=self.flags.allows_duplicate_labels)
+        kept.columns = self.columns
+        return kept
 
 
 def texts(values: pd.Series | pd.Index) -> pa.Array:

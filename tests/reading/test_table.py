@@ -4,7 +4,10 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fogx as fox
 from fogx.errors import ConflictError, EpisodeNotFoundError, MetadataError, SelectionError
@@ -54,6 +57,44 @@ def test_filter_takes_a_mask(dataset, kind):
     assert isinstance(kept, EpisodeFrame)
     assert kept["score"].tolist() == [2, 3]
     assert kept.filter(kept["collector"] == "ana")["score"].tolist() == [3]
+
+
+COLUMNS = {
+    "text": lambda n: pd.array([None if i % 3 == 0 else str(i) for i in range(n)], "string"),
+    "pieces": lambda n: pd.StringDtype().__from_arrow__(pa.chunked_array([["a"] * (n // 2), ["b"] * (n - n // 2)])),
+    "arrow": lambda n: pd.array(list(range(n)), pd.ArrowDtype(pa.int64())),
+    "python": lambda n: pd.array([str(i) for i in range(n)], pd.StringDtype("python")),
+    "nullable": lambda n: pd.array([None if i % 2 else i for i in range(n)], "Int64"),
+    "plain": lambda n: np.arange(n),
+    "other": lambda n: np.arange(n) / 2,
+    "dates": lambda n: pd.date_range("2026-01-01", periods=n, tz="UTC"),
+    "objects": lambda n: np.array([pd.Timestamp(i) for i in range(n)] + [None], object)[:n],
+    "few": lambda n: pd.Categorical(["x"] * n),
+}
+
+
+@given(st.data(), st.integers(0, 7), st.lists(st.sampled_from(sorted(COLUMNS)), max_size=8))
+def test_filter_keeps_what_pandas_would(data, rows, kinds):
+    frame = EpisodeFrame(pd.concat([pd.Series(COLUMNS[kind](rows), name=kind) for kind in kinds], axis=1) if kinds else {})
+    frame = frame.set_axis(pd.Index(data.draw(st.lists(st.integers(), min_size=len(frame), max_size=len(frame))), name="n"))
+    frame.attrs["kept"], frame._fogx_base = True, {}
+    mask = data.draw(st.lists(st.booleans(), min_size=len(frame), max_size=len(frame)))
+    kept = frame.filter(np.array(mask, bool))
+    pd.testing.assert_frame_equal(kept, frame.iloc[np.flatnonzero(mask)])
+    assert kept.attrs == frame.attrs and kept._fogx_base is frame._fogx_base
+
+
+def test_filter_copies_the_kept_rows_alone():
+    text = pa.chunked_array([["a" * 1_000] * 1_000] * 8)
+    frame = EpisodeFrame({"text": pd.StringDtype().__from_arrow__(text), "n": np.arange(8_000)})
+    before = pa.default_memory_pool()
+    counted = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(counted)
+    try:
+        assert frame.filter(frame["n"].to_numpy() == 5)["text"].tolist() == ["a" * 1_000]
+        assert counted.max_memory() < text.nbytes / 100
+    finally:
+        pa.set_memory_pool(before)
 
 
 def test_filter_is_otherwise_pandas_own(dataset):
