@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -83,8 +83,8 @@ class EpisodeFrame(pd.DataFrame):
         kept: EpisodeFrame = self.iloc[:, np.flatnonzero(~in_arrow)].iloc[np.flatnonzero(mask)]
         wanted = pa.array(mask)
         for position in np.flatnonzero(in_arrow).tolist():
-            column = self.iloc[:, position]
-            values = column.dtype.__from_arrow__(pc.filter(column.array.__arrow_array__(), wanted))
+            column, dtype = self.iloc[:, position], cast(Any, self.dtypes.iloc[position])
+            values = dtype.__from_arrow__(pc.filter(column.array.__arrow_array__(), wanted))
             kept.insert(position, column.name, values, allow_duplicates=self.flags.allows_duplicate_labels)
         kept.columns = self.columns
         return kept

@@ -81,7 +81,8 @@ def test_filter_keeps_what_pandas_would(data, rows, kinds):
     mask = data.draw(st.lists(st.booleans(), min_size=len(frame), max_size=len(frame)))
     kept = frame.filter(np.array(mask, bool))
     pd.testing.assert_frame_equal(kept, frame.iloc[np.flatnonzero(mask)])
-    assert kept.attrs == frame.attrs and kept._fogx_base is frame._fogx_base
+    assert kept.attrs == frame.attrs
+    assert kept._fogx_base is frame._fogx_base
 
 
 def test_filter_copies_the_kept_rows_alone():

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from fogx.storage.tables.thrift import INT, TEXT, parse
+from fogx.storage.tables.thrift import INT, PLACE, TEXT, parse
 
 _LONGEST_LIST = 10_000
 _DEEPEST = 16
@@ -18,8 +18,8 @@ _WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8, TEXT_TYPE: 8}
 """Bytes of a value by physical type; of text, of its place. A fixed-size one (7) says its own."""
 
 _ELEMENT = {1: INT, 2: INT, 3: INT, 4: TEXT, 5: INT}
-_CHUNK = {1: INT, 4: INT, 5: INT, 7: INT, 9: INT, 11: INT}
-_GROUP = {1: [{3: _CHUNK}], 3: INT}
+_CHUNK = {3: {1: INT, 4: INT, 5: INT, 7: INT, 9: INT, 11: INT}}
+_GROUP = {1: [PLACE], 3: INT}
 _FILE = {2: [_ELEMENT], 3: INT, 4: [_GROUP]}
 
 
@@ -64,12 +64,30 @@ class Footer:
     Args:
         leaves: Columns, in order.
         rows: Rows of each row group.
-        chunks: For each row group, the pages of each column.
+        data: Its bytes.
+        places: For each row group, where in them each column is described.
     """
 
     leaves: tuple[Leaf, ...]
     rows: tuple[int, ...]
-    chunks: tuple[tuple[Chunk, ...], ...]
+    data: bytes
+    places: tuple[tuple[int, ...], ...]
+
+    def chunk(self, group: int, number: int) -> Chunk:
+        """Return where the pages of a column lie: most readers want few of many.
+
+        Raises:
+            ValueError: It is not what the schema says of the column.
+        """
+        try:
+            about, leaf = parse(self.data, _CHUNK, self.places[group][number])[0][3], self.leaves[number]
+            if about[1] != leaf.kind:
+                raise ValueError(f"column {leaf.path[:80]!r} is of two types")
+            dictionary = about.get(11, 0)
+            start = min(dictionary, about[9]) if dictionary > 0 else about[9]
+            return Chunk(start, about[7], about[5], about[4])
+        except (IndexError, KeyError):
+            raise ValueError(f"its footer does not say where column {self.leaves[number].path[:80]!r} lies") from None
 
 
 def read_footer(data: bytes) -> Footer:
@@ -87,15 +105,17 @@ def _read(data: bytes) -> Footer:
         leaves = tuple(_leaves(fields[2]))
         groups = fields[4]
         rows = tuple(group[3] for group in groups)
-        chunks = tuple(tuple(_chunk(c, leaf) for c, leaf in zip(group[1], leaves, strict=True)) for group in groups)
+        places = tuple(tuple(group[1]) for group in groups)
     except (IndexError, KeyError):
         raise ValueError("its footer is damaged") from None
     if min(rows, default=0) < 0 or sum(rows) != fields.get(3) or max(len(leaves), len(rows)) > _LONGEST_LIST:
         raise ValueError("its row groups do not have the rows that it declares, or are too many")
-    return Footer(leaves, rows, chunks)
+    if any(len(group) != len(leaves) for group in places):
+        raise ValueError("its row groups do not have the columns that it declares")
+    return Footer(leaves, rows, data, places)
 
 
-# By content, so never stale: the same files are opened again and again. Each takes about 25 KB.
+# By content, so never stale: the same files are opened again and again. Each takes about 40 KB.
 _kept = functools.lru_cache(maxsize=256)(_read)
 
 
@@ -123,12 +143,3 @@ def _leaves(elements: list[dict[int, Any]]) -> list[Leaf]:
     if any(left for left, *_ in open_):
         raise ValueError("its schema lacks parts")
     return leaves
-
-
-def _chunk(chunk: dict[int, Any], leaf: Leaf) -> Chunk:
-    about = chunk[3]
-    if about[1] != leaf.kind:
-        raise ValueError(f"column {leaf.path[:80]!r} is of two types")
-    dictionary = about.get(11, 0)
-    start = min(dictionary, about[9]) if dictionary > 0 else about[9]
-    return Chunk(start, about[7], about[5], about[4])

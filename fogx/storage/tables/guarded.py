@@ -91,8 +91,7 @@ class GuardedParquet:
             CorruptDataError: There is no such row group or column.
         """
         with readable(self.what):
-            (chunk,) = (c for leaf, c in zip(self._footer.leaves, self._footer.chunks[group], strict=True) if leaf.path == path)
-            return chunk
+            return self._footer.chunk(group, [leaf.path for leaf in self._footer.leaves].index(path))
 
     def bounds(self, group: int, path: str) -> tuple[str, str] | None:
         """Return the smallest and largest text that the footer gives for a column, or `None` where it gives none."""
@@ -117,13 +116,13 @@ class GuardedParquet:
         decoded = stored = 0
         with readable(self.what):
             slots = self._slots(columns, expected)
+            leaves = [(n, leaf) for n, leaf in enumerate(self._footer.leaves) if columns is None or _within(leaf.path, columns)]
             for group in groups:
                 if not 0 <= group < len(self.group_rows):
                     raise ValueError(f"it has {len(self.group_rows)} row groups, number {group} was asked for")
                 rows, total = self.group_rows[group], 0
-                for leaf, chunk in zip(self._footer.leaves, self._footer.chunks[group], strict=True):
-                    if columns is not None and not _within(leaf.path, columns):
-                        continue
+                for number, leaf in leaves:
+                    chunk = self._footer.chunk(group, number)
                     pages = measure(self._file, chunk, leaf, self._size)
                     if not leaf.is_nested and pages.values != rows:
                         raise ValueError(f"column {leaf.path!r} has {pages.values} values in {rows} rows")
