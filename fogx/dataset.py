@@ -478,7 +478,7 @@ class Dataset:
             dry_run: Only say what would be removed.
 
         Raises:
-            SelectionError: Less than the safe age.
+            SelectionError: Less than the safe age, or no number.
             FormatVersionError: The dataset is in a format of before `vacuum`; call `migrate()` first.
             CorruptDataError: What a kept version needs cannot be read; nothing was removed.
         """

@@ -136,3 +136,18 @@ def test_nothing_was_written_yet(tmp_path):
     assert dataset.version_token == ""
     with pytest.raises(UnknownNameError, match="no version yet"):
         dataset.at(0)
+
+
+def test_none_is_no_version(dataset):
+    with pytest.raises(UnknownNameError, match="None is no version"):
+        dataset.at(None)
+
+
+def test_threads_wait_while_a_version_is_looked_up(dataset, monkeypatch):
+    log = dataset._roots.write.writable()
+    held, update = [], log.delta.update
+    monkeypatch.setattr(log.delta, "update", lambda: (held.append(log._lock._is_owned()), update()))
+    dataset.restore(1)
+    dataset.pin("first", 1)
+    assert held
+    assert all(held)

@@ -27,7 +27,7 @@ from fogx.reading.versions import is_for_all_roots, numbered
 from fogx.storage.files.options import StorageOptions
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as log_root
-from fogx.storage.log.commit import EpisodeLog
+from fogx.storage.log.commit import EpisodeLog, find
 from fogx.storage.log.rows import BASE
 from fogx.storage.tables.index import read_index
 
@@ -50,7 +50,7 @@ class Root:
         self._name = name
         self._pinned = version is not None
         self._lock = threading.Lock()
-        self._log = EpisodeLog(store) if log_root.exists(store) else None
+        self._log = find(store)
         if version is not None:
             if self._log is None:
                 raise UnknownNameError(f"{self.path} has no version yet, {version!r} was asked for.")
@@ -100,9 +100,9 @@ class Root:
         """
         self.check_writable()
         with self._lock:
+            self._log = self._log or find(self.store)
             if self._log is None:
-                if not log_root.exists(self.store):
-                    log_root.create(self.store, self.name)
+                log_root.create(self.store, self.name)
                 self._log = EpisodeLog(self.store)
             return self._log
 
@@ -112,8 +112,8 @@ class Root:
             return
         if self._log is not None:
             self._log.refresh()
-        elif log_root.exists(self.store):
-            self._log = EpisodeLog(self.store)
+        else:
+            self._log = find(self.store)
 
 
 class Roots:
@@ -167,6 +167,10 @@ class Roots:
         Raises:
             UnknownNameError: No such version, or one that was not kept; says which there are.
         """
+        if version is None:  # elsewhere the newest, which can be written
+            raise UnknownNameError(
+                f"{self.write.path}: None is no version; give a number that history() lists, a pin, a time with a zone or a version token."
+            )
         roots = copy.copy(self)
         roots.write = self.write.at(version)
         others = [root.at(version) for root in self.all[1:]] if is_for_all_roots(version) else self.all[1:]

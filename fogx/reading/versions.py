@@ -13,6 +13,7 @@ import pandas as pd
 from fogx.errors import UnknownNameError, listing
 from fogx.storage.log import versions
 from fogx.storage.log.commit import EpisodeLog
+from fogx.storage.log.delta import DeltaLog
 
 _TOKEN = re.compile(r"[0-9a-f]{32}@\d+(?:\+[0-9a-f]{32}@\d+)*")
 
@@ -48,7 +49,13 @@ def numbered(log: EpisodeLog, version: Any) -> int:
     Raises:
         UnknownNameError: No such version, or one that was not kept; says which there are.
     """
-    log.delta.update()
+    with log.newest_table() as table:
+        number = _number(log, table, version)
+        versions.check_kept(table, number)
+    return number
+
+
+def _number(log: EpisodeLog, table: DeltaLog, version: Any) -> int:
     time = _time(version)
     if is_token(version):
         there = dict(part.split("@") for part in str(version).split("+"))
@@ -57,22 +64,19 @@ def numbered(log: EpisodeLog, version: Any) -> int:
                 f"{log.store.root} (root id {log.root_id}) is not among the {len(there)} roots that the version token names; open the "
                 "roots that it was made with."
             )
-        number = int(there[log.root_id])
-    elif time is not None:
-        number = versions.version_at(log.delta, time.value // 1_000_000)
-    elif is_version(version):
-        number = int(version)
-    else:
-        pins = versions.pins(log.delta)
-        if version not in pins:
-            raise UnknownNameError(
-                f"{log.store.root}: {version!r} is no version. It has versions {versions.oldest_kept(log.delta)} to "
-                f"{log.delta.version}, which history() lists; a time with a zone (2026-01-31T12:00:00Z), a version token or a pin will "
-                f"do too. Pins are: {listing(pins)}."
-            )
-        number = pins[version]
-    versions.check_kept(log.delta, number)
-    return number
+        return int(there[log.root_id])
+    if time is not None:
+        return versions.version_at(table, time.value // 1_000_000)
+    if is_version(version):
+        return int(version)
+    pins = versions.pins(table)
+    if version not in pins:
+        raise UnknownNameError(
+            f"{log.store.root}: {version!r} is no version. It has versions {versions.oldest_kept(table)} to "
+            f"{table.version}, which history() lists; a time with a zone (2026-01-31T12:00:00Z), a version token or a pin will "
+            f"do too. Pins are: {listing(pins)}."
+        )
+    return pins[version]
 
 
 def _time(version: object) -> pd.Timestamp | None:

@@ -35,6 +35,6 @@ def seal(store: Store, writable: Callable[[], EpisodeLog], dataset: str, episode
             raise
         log.append(packed.rows, operation="record", began=packed.began)
     except StorageError as error:
-        error.add_note(f"Episode {episode_id} was not saved. It is still in memory: call its close() again.")
+        error.add_note(f"Episode {episode_id} was not saved, as far as is known. It is still in memory: call its close() again.")
         raise
     return episode_id

@@ -61,7 +61,7 @@ def test_filter_takes_a_mask(dataset, kind):
 
 COLUMNS = {
     "text": lambda n: pd.array([None if i % 3 == 0 else str(i) for i in range(n)], "string"),
-    "pieces": lambda n: pd.StringDtype().__from_arrow__(pa.chunked_array([["a"] * (n // 2), ["b"] * (n - n // 2)])),
+    "pieces": lambda n: pd.StringDtype().__from_arrow__(pa.chunked_array([["a"] * (n // 2), ["b"] * (n - n // 2)], pa.string())),
     "arrow": lambda n: pd.array(list(range(n)), pd.ArrowDtype(pa.int64())),
     "python": lambda n: pd.array([str(i) for i in range(n)], pd.StringDtype("python")),
     "nullable": lambda n: pd.array([None if i % 2 else i for i in range(n)], "Int64"),

@@ -153,3 +153,19 @@ def test_an_endpoint_that_only_fails_is_told_and_nothing_is_lost(s3_server, brid
     _check_recorded(root, numbers)
     assert len(dataset.load_rtx_episodes(bridge_dir, split="train[:2]")) == 2
     assert _operations(root) == {"record": 3, "load rtx": 1}
+
+
+@pytest.mark.parametrize("kind", ["drop", "lose-reply"])
+def test_an_endpoint_that_dies_in_mid_commit_leaves_the_outcome_unknown(s3_server, kind):
+    root = s3_server.make_bucket("lab")
+    dataset = fox.Dataset(root, storage_options=ONCE)
+    numbers = {_record(dataset, 0): 0}
+    waiting = _filled(dataset, 1)
+    s3_server.fail(kind, target=LOG_ENTRY)
+    with pytest.raises(StorageError, match="s3://lab: the outcome of record is unknown") as caught:
+        waiting.close()
+    assert any("close()" in note for note in caught.value.__notes__)
+    s3_server.heal()
+    waiting.close()
+    _check_recorded(root, {**numbers, waiting.episode_id: 1})
+    assert _operations(root) == {"record": 2}

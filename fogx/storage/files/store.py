@@ -49,6 +49,7 @@ class Store:
         self.root = canonical_root(root)
         self.options = (options or StorageOptions()).of(self.root)
         self.is_local = not is_url(self.root)
+        self._is_s3 = self.root.startswith(("s3://", "s3a://"))
         self._opened: tuple[int, Any] | None = None
 
     def __repr__(self) -> str:
@@ -175,8 +176,10 @@ class Store:
             if self.is_local:
                 with os.fdopen(open_regular(check_inside(self.root, path)), "rb") as file:
                     return file.read()
+            # Else s3fs asks for the size first, to read in several parts at once.
+            whole = {"max_concurrency": 1} if self._is_s3 else {}
             with self.asking(f"reading {name}", but=_MISSING):
-                return bytes(self._remote().cat_file(path))
+                return bytes(self._remote().cat_file(path, **whole))
         except FileNotFoundError:
             return None
 
@@ -210,18 +213,38 @@ class Store:
         if self.is_local:
             settle(join(self.root, name))
 
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Return name → bytes of the files directly in a folder; empty where there is no such folder."""
+    def sizes(self, folder: str, start: str = "") -> dict[str, int]:
+        """Return name → bytes of the files directly in a folder; empty where there is no such folder.
+
+        Args:
+            folder: Its name.
+            start: The first name of interest, in order of text; S3 then does not list those before.
+        """
         path = join(self.root, folder)
         try:
             if self.is_local:
                 with os.scandir(path) as entries:
-                    return {e.name: e.stat().st_size for e in entries if e.is_file()}
+                    return {e.name: e.stat().st_size for e in entries if e.name >= start and e.is_file()}
             with self.asking(f"listing {folder or 'the root'}", but=_MISSING):
+                if start and self._is_s3:
+                    return self._listed_from(path, start)
                 listed = self._remote().ls(path, detail=True, refresh=True)
-            return {e["name"].rsplit("/", 1)[-1]: e["size"] for e in listed if e["type"] == "file"}
+            names = {e["name"].rsplit("/", 1)[-1]: e["size"] for e in listed if e["type"] == "file"}
+            return {name: size for name, size in names.items() if name >= start}
         except FileNotFoundError:
             return {}
+
+    def _listed_from(self, path: str, start: str) -> dict[str, int]:
+        bucket, prefix = f"{path.split('://', 1)[1]}/".split("/", 1)
+        # StartAfter leaves out the name that it gives; a shorter one comes before.
+        asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "StartAfter": f"{prefix}{start[:-1]}"}
+        found: dict[str, int] = {}
+        while True:
+            answer = self._remote().call_s3("list_objects_v2", **asked)
+            found |= {entry["Key"][len(prefix) :]: entry["Size"] for entry in answer.get("Contents", ())}
+            if not answer.get("IsTruncated"):
+                return {name: size for name, size in found.items() if name >= start}
+            asked["ContinuationToken"] = answer["NextContinuationToken"]
 
     def walk(self, folder: str, *, deep: bool = True) -> Iterator[tuple[str, int, float]]:
         """Yield (name relative to the root, bytes, time of last change in s since 1970) of all files below a folder, or in it."""
@@ -313,7 +336,7 @@ class Store:
                 raise StorageError(
                     f"{self.root}: no file system for {protocol!r} URLs; use a local folder, s3:// or gs://."
                 ) from error
-            if protocol.startswith("s3"):
+            if self._is_s3:
                 system.retries = _ROUNDS
             self._opened = (os.getpid(), system)
         return self._opened[1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import tenacity
 
-from fogx.errors import ConflictError, EpisodeNotFoundError, FogxError, StorageError, in_one_line, listing
+from fogx.errors import ConflictError, DatasetNotFoundError, EpisodeNotFoundError, FogxError, StorageError, in_one_line, listing
 from fogx.storage.files.stopwatch import Stopwatch
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
@@ -67,10 +68,9 @@ class EpisodeLog:
 
     def source_keys(self) -> frozenset[str]:
         """Return the `source_key`s of the newest version, without moving to it."""
-        with self._lock:
-            self.delta.update()
-            self.delta.sync()  # what is there already counts as saved
-            return frozenset(self.delta.snapshot().rows["source_key"].to_pylist()) - {None}
+        with self.newest_table() as table:
+            table.sync()  # what is there already counts as saved
+            return frozenset(table.snapshot().rows["source_key"].to_pylist()) - {None}
 
     def append(
         self,
@@ -224,6 +224,13 @@ class EpisodeLog:
 
         return self._retrying(attempt, "restore")
 
+    @contextmanager
+    def newest_table(self) -> Iterator[DeltaLog]:
+        """Lend the table at its newest version, while other threads wait; the rows of this handle stay as they are."""
+        with self._lock:
+            self.delta.update()
+            yield self.delta
+
     def history(self) -> list[dict[str, Any]]:
         """Return the commits, newest first; see `versions.history`."""
         with self._lock:
@@ -231,9 +238,8 @@ class EpisodeLog:
 
     def pins(self) -> dict[str, int]:
         """Return name → version of the pins, as of now."""
-        with self._lock:
-            self.delta.update()
-            return versions.pins(self.delta)
+        with self.newest_table() as table:
+            return versions.pins(table)
 
     def pin(self, name: str, version: int | None) -> None:
         """Keep a version under a name, or (`None`) keep it no longer.
@@ -348,6 +354,18 @@ class EpisodeLog:
                         "tried again; it is not done twice."
                     ) from error
         raise AssertionError("unreachable")
+
+
+def find(store: Store) -> EpisodeLog | None:
+    """Return the table of a root, or `None` where it holds no dataset.
+
+    Raises:
+        FogxError: As `root.open_table`.
+    """
+    try:
+        return EpisodeLog(store)
+    except DatasetNotFoundError:
+        return None
 
 
 def _trials(conflict: type[Exception]) -> Iterator[tenacity.AttemptManager]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fogx.errors import CorruptDataError, FogxError, StorageError, listing
+from fogx.errors import CorruptDataError, FogxError, StorageError, in_one_line, listing
 from fogx.memory import Room
 from fogx.storage.files.durable import write_whole
 from fogx.storage.files.paths import join
@@ -41,7 +41,7 @@ ROWS_PER_FILE = 131_072
 
 _JSON = ("_extra",)
 
-_FILES_PER_TIER = 16
+_FILES_PER_TIER = 4
 """So many files of about one size are merged into one. Sizes of a tier differ by less than this factor."""
 
 
@@ -204,11 +204,17 @@ class DeltaLog:
         before, token = self.version, uuid.uuid4().hex
         try:
             yield self._options(operation, episodes, token, marks)
-        except (DeltaError, OSError):
-            if not self._was_made(token, before):
+        except (DeltaError, OSError) as error:
+            if not self._was_made(operation, token, before, error):
                 raise
             logger.info("%s: the answer to a commit was lost; it was found in the log.", self.store.root)
-        self.update()
+        try:
+            self.update()
+        except StorageError as error:
+            raise StorageError(
+                f"{self.store.root}: {operation} was committed, but the log could not be read after it: {in_one_line(error)} Make the "
+                "same call again when the store answers; what is there is found, and nothing is done twice."
+            ) from error
         self.sync()
         if self.version // UPKEEP_EVERY > before // UPKEEP_EVERY:
             self._upkeep()
@@ -270,10 +276,21 @@ class DeltaLog:
     def _log_path(self, *name: str) -> str:
         return join(self.store.root, roots.LOG_FOLDER, *name)
 
-    def _was_made(self, token: str, before: int) -> bool:
-        """Return whether a commit whose answer was bad or lost is in the log nevertheless."""
+    def _was_made(self, operation: str, token: str, before: int, answer: Exception) -> bool:
+        """Return whether a commit whose answer was bad or lost is in the log nevertheless.
+
+        Raises:
+            StorageError: The log does not answer either.
+        """
         for number in range(before + 1, before + 10_000):
-            data = self.store.read_small(f"{roots.LOG_FOLDER}/{roots.entry(number)}")
+            try:
+                data = self.store.read_small(f"{roots.LOG_FOLDER}/{roots.entry(number)}")
+            except StorageError as error:
+                raise StorageError(
+                    f"{self.store.root}: the outcome of {operation} is unknown: no good answer came to the commit, and the log cannot be "
+                    f"read to see whether it was made: {self.store.options.hide(in_one_line(answer))}. Make the same call again when the store answers; if it was "
+                    "made that is found, and nothing is done twice."
+                ) from error
             if data is None:
                 return False
             if token.encode() in data:

@@ -23,20 +23,26 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.\d{10})?\.parquet")
 _OTHER = re.compile(r"\d{20}\.checkpoint\..*(?<!\.tmp)|\d{20}\.\d{20}\.compacted\.json")
 
 
-def check_log(store: Store, folder: str, version: int | None = None) -> None:
-    """Refuse a log that would take more memory than it may, or that reaches out of its root.
+def check_log(store: Store, folder: str, version: int | None = None, noted: int | None = None) -> bool:
+    """Refuse a log that would take more memory than it may, or that reaches out of its root; return whether there is one.
 
-    Costs a listing of the log's folder, and the page headers of one checkpoint.
+    Costs a listing of the log's folder from its newest checkpoint on, and the page headers of that.
 
     Args:
         store: The root.
         folder: The log's folder in it.
         version: Version that is to be opened; `None` for the newest.
+        noted: The newest checkpoint as the log's own note says.
 
     Raises:
         CorruptDataError: Entries or a checkpoint that are too large, are not what fogx writes, or lie outside the root.
     """
-    sizes = store.sizes(folder)
+    sizes: dict[str, int] = {}
+    if noted is not None and (version is None or version >= noted):
+        # The table library looks at nothing before it either.
+        sizes = store.sizes(folder, f"{noted:020d}")
+    if not any(int(match[1]) == noted for name in sizes if (match := _CHECKPOINT.fullmatch(name))):
+        sizes = store.sizes(folder)
     if other := [name for name in sizes if _OTHER.fullmatch(name) and not _CHECKPOINT.fullmatch(name)]:
         raise CorruptDataError(f"{store.root}: the log holds {other[0][:80]}, a form that fogx does not write. It was not read.")
     checkpoints = {name: int(match[1]) for name in sizes if (match := _CHECKPOINT.fullmatch(name))}
@@ -57,6 +63,7 @@ def check_log(store: Store, folder: str, version: int | None = None) -> None:
     room = Room()
     for name in sorted(name for name, number in checkpoints.items() if number == base):
         _check_checkpoint(store, f"{folder}/{name}", room)
+    return bool(entries or checkpoints or noted is not None)
 
 
 def _check_checkpoint(store: Store, name: str, room: Room) -> None:

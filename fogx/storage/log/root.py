@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from fogx.errors import CorruptDataError, FormatVersionError, StorageError, in_one_line
+from fogx.errors import CorruptDataError, DatasetNotFoundError, FormatVersionError, StorageError, in_one_line
 from fogx.storage.files.conditional import require_conditional_put
 from fogx.storage.files.durable import fsync_files, make_folders
 from fogx.storage.files.paths import join
@@ -102,15 +102,19 @@ def exists(store: Store) -> bool:
     Raises:
         StorageError: A local path that the table library would misread.
     """
+    _check_path(store)
+    if last_checkpoint(store) is not None:
+        return True
+    return any(name.endswith((".json", ".checkpoint.parquet")) for name in store.sizes(LOG_FOLDER))
+
+
+def _check_path(store: Store) -> None:
     if store.is_local and (odd := _MISREAD.search(store.root)):
         # Measured, not guessed: with these in a path delta-rs opens another folder, loses the history, or panics.
         raise StorageError(
             f"{store.root}: a dataset's path must not hold {odd.group()!r}: the table library reads another path out of it. "
             "Use a folder without any of # ? [ ] ^ | \\ and without % before two hex digits."
         )
-    if last_checkpoint(store) is not None:
-        return True
-    return any(name.endswith((".json", ".checkpoint.parquet")) for name in store.sizes(LOG_FOLDER))
 
 
 def create(store: Store, name: str) -> None:
@@ -156,13 +160,17 @@ def open_table(store: Store, version: int | None = None) -> Any:
     """Return the `DeltaTable` of a root, its format version checked.
 
     Raises:
+        DatasetNotFoundError: The root holds no dataset.
         FormatVersionError: It needs a newer fogx.
         CorruptDataError: The log cannot be read.
+        StorageError: A local path that the table library would misread.
     """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
-    check_log(store, LOG_FOLDER, version)
+    _check_path(store)
+    if not check_log(store, LOG_FOLDER, version, last_checkpoint(store)):
+        raise DatasetNotFoundError(f"{store.root} holds no dataset: there is no log in {LOG_FOLDER}.")
     try:
         with store.asking("opening the log", but=(DeltaError, ValueError)):
             table = DeltaTable(table_uri(store), version=version, storage_options=store.options.for_object_store())

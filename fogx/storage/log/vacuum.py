@@ -36,11 +36,16 @@ def vacuum(log: DeltaLog, older_than_s: float | None, *, dry_run: bool) -> list[
 
     Raises:
         FormatVersionError: Writers of an older fogx may be at work, which `vacuum` could hurt.
-        SelectionError: An age below the root's safe age.
+        SelectionError: An age below the root's safe age, or none at all.
         CorruptDataError: What a kept version needs cannot be read. Nothing was removed.
     """
     safe_s = roots.safe_age_s(log.table)
-    age_s = safe_s if older_than_s is None else float(older_than_s)
+    try:
+        age_s = safe_s if older_than_s is None else float(older_than_s)
+    except (TypeError, ValueError):
+        raise SelectionError(
+            f"{log.store.root}: older_than_s={older_than_s!r:.60} is no number of seconds. Give at least {safe_s:g}, or nothing."
+        ) from None
     if not age_s >= safe_s:
         raise SelectionError(
             f"{log.store.root}: older_than_s={age_s:g} is below the safe age of this dataset, {safe_s:g} s: files of an episode that is "

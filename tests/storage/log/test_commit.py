@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from fogx.errors import ConflictError, CorruptDataError, EpisodeNotFoundError, FormatVersionError
+from fogx.errors import ConflictError, CorruptDataError, EpisodeNotFoundError, FormatVersionError, StorageError
 from fogx.ids import new_id
 from fogx.storage.files.store import Store
 from fogx.storage.log import delta, root
@@ -193,6 +193,7 @@ def test_delete_and_old_versions(tmp_path):
 
 def test_checkpoints_are_written_and_opened_from(tmp_path, monkeypatch):
     monkeypatch.setattr(delta, "UPKEEP_EVERY", 3)
+    monkeypatch.setattr(delta, "_FILES_PER_TIER", 16)  # no merges, which are versions too
     log = _log(tmp_path)
     ids = [log.append([_row()], operation="record")[0] for _ in range(7)]
     folder = tmp_path / "episodes" / "_delta_log"
@@ -354,3 +355,21 @@ def test_opening_syncs_nothing_and_reads_no_data_file(tmp_path):
     assert not [line for line in during if "sync(" in line]
     assert not [line for line in during if re.search(r"/root/(steps|frames|streams|index)/", line)]
     assert [line for line in during if "/root/episodes/" in line]
+
+
+def test_a_commit_after_which_the_log_does_not_answer(tmp_path, monkeypatch):
+    log = _log(tmp_path)
+    log.append([_row()], operation="record")
+    row = _row()
+
+    def fails():
+        raise StorageError("no answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log.delta, "update", fails)
+        with pytest.raises(StorageError, match=r"record was committed, but.* no answer\."):
+            log.append([row], operation="record")
+    version = log.version
+    assert log.append([row], operation="record") == [row["episode_id"]]
+    assert log.version == version
+    assert _column(_log(tmp_path), "episode_id").count(row["episode_id"]) == 1

@@ -243,3 +243,9 @@ def test_the_note_that_names_the_checkpoint_is_only_a_hint(log, monkeypatch, con
     assert again.rows["episode_id"].to_pylist() == ids
     ids += [again.append([_row(n=n)], operation="record")[0] for n in range(3)]
     assert EpisodeLog(log.store).rows["episode_id"].to_pylist() == ids
+
+
+@pytest.mark.parametrize("age", ["x", [], object()])
+def test_vacuum_refuses_what_is_no_age(log, age):
+    with pytest.raises(SelectionError, match="no number of seconds"):
+        log.vacuum(age)
