@@ -407,7 +407,7 @@ class Dataset:
     def history(self) -> pd.DataFrame:
         """Return the commits of the write root, newest first: version, time, operation, episodes, user, pins.
 
-        `time` is by the writer's clock (UTC). The log goes back as far as `vacuum` left it.
+        `time` is by the writer's clock (UTC). It goes back to the oldest version that `vacuum` kept.
         """
         return history_frame(self._roots.write)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import fogx as fox
+from fogx.storage.log.versions import oldest_kept
 from tests.ageing import make_older
 
 BRIDGE = Path(__file__).parents[2] / "examples" / "data" / "rlds" / "bridge_dataset" / "1.0.0"
@@ -123,6 +124,7 @@ JOBS = {
     "pin": Job((pin_now, tag(2, number=3), lambda dataset: dataset.unpin("kept")), THREE),
     "migrate": Job((migrate, tag(1, number=7)), (*THREE, older_format)),
     "vacuum": Job((vacuum,), (*THREE, pin_now, tag(0, number=5), delete(1), age, tag(0, number=6))),
+    "trim": Job((vacuum, tag(100, number=9)), (until_upkeep, tag(100, number=7), tag(100, number=8), age, tag(101, number=6))),
     "compact": Job((lambda dataset: dataset.compact(),), THREE),
     "upkeep": Job((tag(100, number=7),), (until_upkeep,)),
 }
@@ -179,12 +181,15 @@ class Reference:
 
 
 def check_log(root: str | os.PathLike[str]) -> None:
-    """Every log entry holds whole actions, and none is missing between the first and the last."""
+    """Every log entry holds whole actions, none is missing that a kept version needs, and the oldest of these can be read."""
     folder = Path(root) / "episodes" / "_delta_log"
     if not (entries := sorted(folder.glob("*.json"))):
         return
-    numbers = [int(path.stem) for path in entries]
-    assert numbers == list(range(numbers[0], numbers[-1] + 1)), numbers
+    oldest = oldest_kept(fox.Dataset(root)._roots.write.log.delta)
+    numbers = [number for path in entries if (number := int(path.stem)) >= oldest]
+    assert numbers == list(range(oldest or int(entries[0].stem), int(entries[-1].stem) + 1)), numbers
+    if oldest:
+        _rows(fox.Dataset(root).at(oldest), thorough=False)
     for path in entries:
         assert [json.loads(line) for line in path.read_bytes().splitlines()], path
 

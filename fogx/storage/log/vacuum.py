@@ -130,7 +130,8 @@ def _candidates(log: DeltaLog, oldest: int) -> Iterable[tuple[str, int, float]]:
             # Schemas are small, shared, and named by rows of every version.
             if not name.startswith("index/schemas/") or _LEFTOVER.fullmatch(name):
                 yield name, size, changed_s
-    first, table = min([oldest, *versions.pins(log).values()]), list(log.store.walk("episodes"))
+    # The oldest log entry goes first, so that a run that is killed leaves none that has lost the next one.
+    first, table = versions.first_kept(log, oldest), sorted(log.store.walk("episodes"))
     checkpoints = [
         int(match[1])
         for name, _, _ in table

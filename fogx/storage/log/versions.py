@@ -16,7 +16,7 @@ _PIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 def history(log: DeltaLog) -> list[dict[str, Any]]:
-    """Return the commits through the version that the handle is at, newest first, as far back as the log goes.
+    """Return the commits through the version that the handle is at, newest first, as far back as versions are kept.
 
     Each has version, time (ms since 1970, by the writer's clock, never earlier than the one before), operation, number of
     episodes, user, and the names of its pins.
@@ -37,7 +37,9 @@ def history(log: DeltaLog) -> list[dict[str, Any]]:
                 "pins": ", ".join(sorted(names.get(found["version"], ()))),
             }
         )
-    return result[::-1]
+    # What is left of the log before has gaps where a vacuum was cut short, and its entries are numbered wrong.
+    first = first_kept(log, oldest_kept(log))
+    return [commit for commit in result[::-1] if commit["version"] >= first]
 
 
 def _commits(log: DeltaLog) -> list[dict[str, Any]]:
@@ -109,6 +111,11 @@ def check_kept(log: DeltaLog, version: int) -> None:
 def oldest_kept(log: DeltaLog) -> int:
     """Return the oldest version of which all files are kept, pins apart."""
     return int(log.properties.get(OLDEST) or 0)
+
+
+def first_kept(log: DeltaLog, oldest: int) -> int:
+    """Return the oldest version that must be readable, where all from `oldest` on are, and pinned ones."""
+    return min([oldest, *pins(log).values()])
 
 
 def _spelled(operation: str) -> str:

@@ -115,6 +115,27 @@ def test_vacuum_leaves_the_last_week_and_pins(log, tmp_path, monkeypatch):
     assert _rows(log)[0]["n"] == 99
 
 
+def test_history_is_right_after_a_vacuum_that_was_cut_short(log, tmp_path, monkeypatch):
+    monkeypatch.setattr("fogx.storage.log.vacuum.read_index", lambda *_: [])
+    monkeypatch.setattr(delta, "UPKEEP_EVERY", 4)
+    for n in range(10):
+        log.append([_row(n=n)], operation=f"record {n}")
+    make_older(tmp_path)
+    log.append([_row(n=10)], operation="late")
+    wanted = log.history()
+    gone = []
+    monkeypatch.setattr(Store, "unlink", lambda store, name: gone.append(name) if name.endswith(".json") else None)
+    log.vacuum()
+    assert len(gone) > 3
+    assert gone == sorted(gone), "the oldest entry goes first"
+    for name in gone[1::2]:
+        (tmp_path / name).unlink()
+    found = log.history()
+    oldest = versions.oldest_kept(log.delta)
+    assert found[0]["operation"] == "vacuum"
+    assert found[1:] == [commit for commit in wanted if commit["version"] >= oldest]
+
+
 def test_vacuum_refuses_less_than_the_safe_age(log):
     with pytest.raises(SelectionError, match="safe age"):
         log.vacuum(60)
