@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from fogx.align.columns import aligned
 from fogx.align.policy import Align
 from fogx.align.steps import fast_clock
 from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, listing
 from fogx.feature import Feature, Schema, check_feature_name
-from fogx.protocols import EpisodeData
-from fogx.recording.aligning import aligned
+from fogx.protocols import EpisodeData, Samples
 from fogx.recording.channel import Channel, Prepared
 from fogx.recording.grouping import StepGrouper
 from fogx.recording.journal import LOOSE, STAMPED, TIMED, Journal, Recorded
@@ -383,7 +383,7 @@ class Episode:
         stamps, received = np.array(self._stamps, np.int64), np.array(self._received, np.int64)
         sent = {name: channel.column(len(stamps)) for name, channel in self._channels.items()}
         policy = self._align or Align()
-        made = aligned(self._schema(), sent, stamps, received, policy)
+        made = aligned(self._schema(), Samples(sent, stamps, received, {}), policy)
         told = [None if policy.says_clock else fast_clock(made.streams, made.steps)]
         if cuts := made.steps.cuts:
             told.append(
