@@ -30,13 +30,14 @@ class Aligned:
     samples: Samples | None
 
 
-def aligned(schema: Schema, sent: Samples, policy: Align) -> Aligned:
+def aligned(schema: Schema, sent: Samples, policy: Align, *, keep: bool = False) -> Aligned:
     """Make steps of samples.
 
     Args:
         schema: Features.
         sent: The samples. Of features in `frames` only which samples have one counts; values are handed on.
         policy: How; the one of `sent` does not count.
+        keep: Whether samples are to be kept in any case.
 
     Raises:
         FeatureError: The policy does not fit the features.
@@ -45,7 +46,7 @@ def aligned(schema: Schema, sent: Samples, policy: Align) -> Aligned:
     rows = {name: np.flatnonzero(sent.columns[name].mask) for name in schema}
     streams = {name: _stream(schema, name, sent, rows[name]) for name in schema}
     steps = align(streams, policy)
-    same = not steps.cuts and all(_once(steps, streams[name], steps.features[name]) for name in schema)
+    same = not keep and not steps.cuts and all(_once(steps, streams[name], steps.features[name]) for name in schema)
     columns = {
         name: _taken(sent.columns[name], rows[name], steps.features[name], feature.in_frames and not same)
         for name, feature in schema.items()

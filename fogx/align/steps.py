@@ -19,6 +19,9 @@ MANY_STEPS = 4_000_000
 
 _STEPS_A_SAMPLE = 100
 
+MANY_GAPS = 0.10
+"""More missing values than this share are told."""
+
 _PIECE = 4_096
 """Steps interpolated at once."""
 
@@ -146,6 +149,30 @@ def fast_clock(streams: Mapping[str, Stream], steps: Steps) -> str | None:
         f"{len(steps.times_ns)} steps, by {by}, but {slow[name]} images of {name!r}: each stands in {len(steps.times_ns) / slow[name]:.1f} "
         f"steps. For a step an image give align=fox.Align(reference={name!r})."
     )
+
+
+def many_gaps(streams: Mapping[str, Stream], steps: Steps, policy: Align) -> str | None:
+    """Return a warning where more than a tenth of the values at the steps is missing, with the rates and what to do."""
+    count = len(steps.times_ns)
+    gaps = {name: int((taken.sample < 0).sum()) for name, taken in steps.features.items()}
+    total, cells = sum(gaps.values()), count * len(gaps)
+    if total <= cells * MANY_GAPS:
+        return None
+    worst = sorted((name for name in gaps if gaps[name]), key=lambda name: (-gaps[name], name))
+    shown = [
+        f"{name} at {gaps[name]} steps ({_rate(streams[name].stamps_ns)}, {policy_of(name, steps.clock, policy).kind})"
+        for name in worst
+    ]
+    return (
+        f"{total} of {cells} values ({total / cells:.0%}) are missing after alignment to {count} steps ({_rate(steps.times_ns)}): "
+        f"{listing(shown, most=5)}. Take fewer steps (rate_hz= or reference= of a slower feature) or wider limits (max_age_s= and the "
+        "like) in fox.Align; every sample is kept, so dataset.realign() can do it later."
+    )
+
+
+def _rate(stamps_ns: np.ndarray) -> str:
+    span = int(stamps_ns.max() - stamps_ns.min()) / 1e9 if len(stamps_ns) else 0.0
+    return f"{len(stamps_ns)} in {span:.1f} s" + (f", {(len(stamps_ns) - 1) / span:.1f}/s" if span else "")
 
 
 def _check(streams: Mapping[str, Stream], policy: Align) -> None:

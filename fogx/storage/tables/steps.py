@@ -83,15 +83,8 @@ class StepsWriter:
         if self._rows and self._rows + rows > ROW_GROUP_ROWS:
             self._flush()
         place = StepsPlace(self.pointer, self._groups, self._rows, rows)
-        own = [pa.array([episode_id] * rows, pa.string()), pa.array(np.arange(rows, dtype=np.int64))]
-        own += [pa.nulls(rows, pa.int64()) if times is None else pa.array(times, pa.int64()) for times in times_ns]
-        features = [
-            frame_numbers(columns[name])
-            if feature.in_frames
-            else to_arrow(columns[name], STEP_NUMBER if name in self._in_steps else feature)
-            for name, feature in self._schema.items()
-        ]
-        self._tables.append(pa.Table.from_arrays(own + features, schema=self._arrow))
+        times = dict(zip(("timestamp_ns", RECEIVED), times_ns, strict=False))
+        self._tables.append(steps_table(self._arrow, self._schema, episode_id, columns, rows, times, self._in_steps))
         self._rows += rows
         return place
 
@@ -111,6 +104,41 @@ class StepsWriter:
     def _flush(self) -> None:
         self._writer.write_table(pa.concat_tables(self._tables), row_group_size=max(self._rows, 1))
         self._tables, self._rows, self._groups = [], 0, self._groups + 1
+
+
+def steps_table(
+    arrow: pa.Schema,
+    schema: Schema,
+    episode_id: str,
+    columns: Mapping[str, Column],
+    rows: int,
+    times_ns: Mapping[str, np.ndarray | None],
+    in_steps: Collection[str] = (),
+) -> pa.Table:
+    """Return the steps or samples of one episode as a table.
+
+    Args:
+        arrow: The table's columns: all or some of `steps_schema`.
+        schema: The episode's schema.
+        episode_id: The episode.
+        columns: Column of `rows` values of each feature in `arrow`.
+        rows: How many.
+        times_ns: `(rows,)` int64 by name; `None` where there are none.
+        in_steps: Features of which `columns` holds numbers of steps.
+    """
+
+    def array(name: str) -> pa.Array:
+        if name == "episode_id":
+            return pa.array([episode_id] * rows, pa.string())
+        if name == "step_index":
+            return pa.array(np.arange(rows, dtype=np.int64))
+        if name in times_ns:
+            return pa.nulls(rows, pa.int64()) if times_ns[name] is None else pa.array(times_ns[name], pa.int64())
+        if schema[name].in_frames:
+            return frame_numbers(columns[name])
+        return to_arrow(columns[name], STEP_NUMBER if name in in_steps else schema[name])
+
+    return pa.Table.from_arrays([array(name) for name in arrow.names], schema=arrow)
 
 
 def read_steps(
