@@ -393,7 +393,7 @@ class Dataset:
 
         What sensors sent stays, as do frames: nothing is lost, and the policy of before brings the steps of before back. Steps,
         `num_steps`, `start_ns`, `duration_s` and statistics become those that recording with this policy would have given;
-        `control_hz` becomes its `rate_hz`, or empty. Older versions read as before. Many episodes are several commits, of about
+        `control_hz` becomes its `rate_hz`, or empty where steps changed. Older versions read as before. Many episodes are several commits, of about
         500,000 steps each; one episode is in memory at a time. Realigning again by the same policy changes nothing.
 
         Args:

@@ -46,7 +46,8 @@ def aligned(schema: Schema, sent: Samples, policy: Align, *, keep: bool = False)
     rows = {name: np.flatnonzero(sent.columns[name].mask) for name in schema}
     streams = {name: _stream(schema, name, sent, rows[name]) for name in schema}
     steps = align(streams, policy)
-    same = not keep and not steps.cuts and all(_once(steps, streams[name], steps.features[name]) for name in schema)
+    once = not steps.cuts and all(_once(steps, streams[name], steps.features[name]) for name in schema)
+    same = not keep and (once or not len(sent.stamps_ns))
     columns = {
         name: _taken(sent.columns[name], rows[name], steps.features[name], feature.in_frames and not same)
         for name, feature in schema.items()

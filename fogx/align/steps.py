@@ -299,7 +299,7 @@ def _too_many(filled: Mapping[str, np.ndarray], count: int, rate_hz: float) -> T
     return TooManyStepsError(
         f"align: rate_hz={rate_hz:g} from the first stamp ({int(every[0])} ns) to the last ({int(every[-1])} ns) makes {count} steps of "
         f"{len(every)} samples. Feature {name!r} has the stamp {stray} ns, {(high - low) / 1e9:.0f} s apart from the next one: is its "
-        f"clock right, and its time_unit? Take reference={name!r} (or another feature) or union=True instead of rate_hz=, which make no "
+        f"clock right, and its time_unit? Take a lower rate_hz, or reference={name!r} (or another feature) or union=True, which make no "
         "more steps than there are samples."
     )
 
