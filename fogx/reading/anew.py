@@ -70,8 +70,8 @@ def check_align(chosen: Chosen, policy: Any, *, stored: bool = False) -> None:
     if not isinstance(policy, Align):
         raise FeatureError(f"align= is a fox.Align, found {type(policy).__name__}.")
     table = chosen.table(["episode_id", "schema_id", "start_ns", "num_steps", "control_hz"])
-    stores = {table["schema_id"][i].as_py(): chosen.roots[r].store for i, r in enumerate(chosen.root.tolist())}
-    schemas = {schema_id: read_schema(store, schema_id) for schema_id, store in stores.items()}
+    first = {schema_id: table["schema_id"].index(schema_id).as_py() for schema_id in table["schema_id"].unique().to_pylist()}
+    schemas = {schema_id: read_schema(chosen.roots[chosen.root[at]].store, schema_id) for schema_id, at in first.items()}
     known = sorted({name for schema in schemas.values() for name in schema})
     for name in {*policy.features, *policy.latency_s, *filter(None, [policy.reference])} if schemas else ():
         if name not in known:
