@@ -38,7 +38,7 @@ from fogx.storage.tables.inspect import (
 )
 from fogx.storage.tables.pack import statistics
 from fogx.storage.tables.places import FramesPlace, StepsPlace
-from fogx.storage.tables.steps import RECEIVED, columns_of, in_place_of, steps_schema
+from fogx.storage.tables.steps import RECEIVED, columns_of, steps_schema, with_values
 
 KINDS = (
     "lost",
@@ -356,7 +356,7 @@ def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None
             sent = _columns(groups, member, "streams", index.streams)
             stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED)
             sent = {name: replace(column, frames=None) for name, column in sent.items()}
-            sent |= {name: in_place_of(sent[name], columns[name]) for name in index.in_steps}
+            sent = with_values(sent, columns, index.in_steps)
             data.samples = Samples(sent, stamps, None if received.valid is not None else received.values, index.align or {})
         else:
             data.columns = {name: replace(column, frames=None) for name, column in columns.items()}

@@ -133,7 +133,9 @@ def read_anew(store: Store, index: IndexRow, schema: Schema, policy: Align, cont
         FeatureError: As `make_anew`.
         SelectionError: Neither times nor `control_hz`.
     """
-    columns = read_steps(store, index.steps, schema, ["timestamp_ns", *(index.in_steps if index.streams else schema)])
+    columns = read_steps(
+        store, index.steps, schema, ["timestamp_ns", *([n for n in schema if n in index.in_steps] if index.streams else schema)]
+    )
     times, samples = columns.pop("timestamp_ns"), read_samples(store, index, schema, columns)
     timed = samples is not None or times.valid is None
     if samples is None:

@@ -21,7 +21,7 @@ from fogx.storage.log.rows import BASE, EDITABLE, extra_values
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
-from fogx.storage.tables.steps import RECEIVED, in_place_of, read_steps
+from fogx.storage.tables.steps import RECEIVED, read_steps, with_values
 
 _SHARED = ("episode_id", "schema_id", "num_steps")
 """What an episode's row and its index row both say."""
@@ -161,9 +161,9 @@ def read_samples(store: Store, index: IndexRow, schema: Schema, steps: Mapping[s
         return None
     sent = read_steps(store, index.streams, schema, ["timestamp_ns", RECEIVED, *schema], index.in_steps)
     stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED)
-    in_steps = {name: sent[name].values for name in index.in_steps}
-    sent |= {name: in_place_of(sent[name], steps[name]) for name in in_steps}
-    return Samples(sent, stamps, None if received.valid is not None else received.values, index.align or {}, in_steps)
+    numbers = {name: sent[name].values for name in index.in_steps if name in sent}
+    columns = with_values(sent, steps, index.in_steps)
+    return Samples(columns, stamps, None if received.valid is not None else received.values, index.align or {}, numbers)
 
 
 def _with_frames(located: Located, columns: Mapping[str, Column], numbered: bool, frames: bool) -> dict[str, Column]:

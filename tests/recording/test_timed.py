@@ -157,6 +157,7 @@ def test_a_loop_without_times_is_as_before(dataset):
     assert data.columns["a"].values.tolist() == data.columns["b"].values.tolist() == list(range(60))
 
 
+@pytest.mark.filterwarnings("ignore:.*are missing after alignment:UserWarning")  # one thread may be done before the other begins
 def test_threads_without_times_take_the_clocks(dataset):
     episode = dataset.new_episode()
 

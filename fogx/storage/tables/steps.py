@@ -151,7 +151,7 @@ def read_steps(
         places: The episode's places, in order.
         schema: The episode's schema.
         names: Features, `timestamp_ns`, and of `streams` `received_ns`; features kept in `frames` come as int32 frame numbers.
-        in_steps: Features that `streams` name by step; they come as int32 numbers, for `in_place_of`.
+        in_steps: Features that `streams` name by step; they come as int32 numbers, for `with_values`.
 
     Raises:
         CorruptDataError: The file cannot be read, a page's checksum is wrong, or its row groups would take more memory than they
@@ -183,23 +183,31 @@ def columns_of(table: pa.Table, schema: Schema, in_steps: Collection[str] = ()) 
     return {name: _column(table[name], None if name in in_steps else schema.features.get(name)) for name in table.column_names}
 
 
-def in_place_of(numbers: Column, steps: Column) -> Column:
-    """Return the values of samples that are named by step.
+def with_values(sent: Mapping[str, Column], steps: Mapping[str, Column], in_steps: Collection[str]) -> dict[str, Column]:
+    """Return columns of samples with values in the place of numbers of steps.
 
     Args:
-        numbers: `(R,)` int32, of which step each sample is the value.
-        steps: The feature's column of steps.
+        sent: Columns of samples; of features `in_steps` int32, of which step each is the value.
+        steps: Columns of steps of these features at least.
+        in_steps: These features.
 
     Raises:
-        CorruptDataError: A number of no step, or of one without a value.
+        CorruptDataError: A number of no step, of one without a value, or of the step of another sample; no such feature.
     """
-    mask = numbers.mask
-    named = numbers.values[mask]
-    if len(named) and not (named.min() >= 0 and named.max() < len(steps.values) and steps.mask[named].all()):
-        raise CorruptDataError(f"samples name steps that hold no value, of {len(steps.values)} steps.")
-    values = np.zeros((len(mask), *steps.values.shape[1:]), steps.values.dtype)
-    values[mask] = steps.values[named]
-    return Column(values, numbers.valid)
+    found = dict(sent)
+    for name in in_steps:
+        if name not in sent or name not in steps:
+            raise CorruptDataError(f"samples of {str(name)[:60]!r} are named by step, and there is no such feature.")
+        mask, known = sent[name].mask, steps[name]
+        named = sent[name].values[mask]
+        inside = not len(named) or (named.min() >= 0 and named.max() < len(known.values))
+        # A step shows one sample: so values take no more memory than those of the steps.
+        if not inside or not known.mask[named].all() or len(np.unique(named)) != len(named):
+            raise CorruptDataError(f"samples of {name!r} name steps that do not hold them, of {len(known.values)} steps.")
+        values = np.zeros((len(mask), *known.values.shape[1:]), known.values.dtype)
+        values[mask] = known.values[named]
+        found[name] = Column(values, sent[name].valid)
+    return found
 
 
 def _column(array: pa.ChunkedArray, feature: Feature | None) -> Column:
