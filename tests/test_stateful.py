@@ -169,6 +169,13 @@ class Model(RuleBasedStateMachine):
         self.handles[name]._roots.write.log.merge_small()
         self._committed()
 
+    @rule(name=HANDLES, numbers=SOME, rate_hz=st.integers(1, 9))
+    def realign(self, name, numbers, rate_hz):
+        ids = self._some(self.views[name], numbers)
+        moved = self.handles[name].realign(ids, fox.Align(rate_hz=rate_hz))
+        assert set(moved) <= set(ids) & set(self.newest)
+        self._committed()
+
     @rule(name=HANDLES)
     def refresh(self, name):
         self.handles[name].refresh()
@@ -207,7 +214,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(
         name=HANDLES, point=st.integers(1, 60), tag=TAG, numbers=SOME,
-        what=st.sampled_from(["record", "tag", "delete", "merge", "vacuum", "restore"]),
+        what=st.sampled_from(["record", "tag", "delete", "merge", "realign", "vacuum", "restore"]),
     )  # fmt: skip
     def crash(self, name, point, tag, numbers, what):
         self.refresh(name)
@@ -218,6 +225,7 @@ class Model(RuleBasedStateMachine):
             "tag": lambda: handle.tag(ids, tag=tag),
             "delete": lambda: handle.delete(ids),
             "merge": lambda: handle._roots.write.log.merge_small(),
+            "realign": lambda: handle.realign(ids, fox.Align(rate_hz=point)),
             "vacuum": lambda: handle.vacuum(),
             "restore": lambda: handle.restore(self._kept()[0]),
         }

@@ -37,6 +37,11 @@ def test_its_repr_says_what_was_given():
         ({"features": {"a": "hold"}}, "'a' has str for a policy"),
         ({"default": 3}, "'default' has int"),
         ({"latency_s": {"a": "b"}}, "latency_s of 'a'"),
+        ({"latency_s": 3}, r"Align\(latency_s=\) is a dict by feature name, found int\."),
+        ({"features": 3}, r"Align\(features=\) is a dict by feature name, found int\."),
+        ({"features": [fox.hold()]}, "found list"),
+        ({"features": {3: fox.hold()}}, "found dict with other keys than str"),
+        ({"features": "tcp"}, "found str"),
     ],
 )
 def test_bad_arguments(given, says):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fogx as fox
-from fogx.align.steps import NEVER, Stream, align, fast_clock
-from fogx.errors import FeatureError
+from fogx.align.steps import NEVER, Stream, align, fast_clock, many_gaps
+from fogx.errors import FeatureError, TooManyStepsError
 from tests.align.oracle import steps_of, take
 
 MS = 1_000_000
@@ -98,6 +98,34 @@ def test_linear_is_numpys_interp(stamps, data):
     np.testing.assert_allclose(taken.values[taken.sample >= 0], want[~np.isnan(want)], atol=1e-9)
 
 
+def test_linear_is_the_same_in_every_piece():
+    """Thousands of steps, of samples that are late, doubled and infinite."""
+    random = np.random.default_rng(0)
+    stamps = np.sort(random.integers(0, 10_000, 3_000)) * MS
+    stamps[100:200] = stamps[100:200][::-1]
+    values = random.normal(size=(3_000, 2)).astype(np.float32)
+    values[1_000] = np.inf
+    policy = fox.Align(rate_hz=1_000, features={"x": fox.linear(0.05)})
+    steps = align({"x": stream(stamps, values), "pad": stream([0, 10_000 * MS])}, policy)
+    last = dict(zip(stamps.tolist(), range(3_000), strict=True))
+    xs = np.array(sorted(last))
+    taken = steps.features["x"]
+    assert len(steps.times_ns) == 10_001
+    for step, number, made in zip(steps.times_ns.tolist(), taken.sample.tolist(), taken.values, strict=True):
+        after = int(np.searchsorted(xs, step))
+        if step in last:
+            assert number == last[step]
+            assert made.tolist() == values[last[step]].tolist()
+        elif 0 < after < len(xs) and xs[after] - xs[after - 1] <= 50 * MS:
+            a, b = (values[last[int(x)]].astype(np.float64) for x in xs[after - 1 : after + 1])
+            with np.errstate(invalid="ignore"):
+                want = (a + (b - a) * ((step - xs[after - 1]) / (xs[after] - xs[after - 1]))).astype(np.float32)
+            assert number == last[int(xs[after - 1])]
+            assert np.array_equal(made, want, equal_nan=True)
+        else:
+            assert (number, made.tolist()) == (-1, [0, 0])
+
+
 def test_linear_stops_at_a_gap_that_is_too_long():
     policy = fox.Align(reference="clock", features={"x": fox.linear(max_gap_s=0.010)})
     streams = {
@@ -164,6 +192,28 @@ def test_a_rate_does_not_drift():
     assert times[0] == 5
     assert times[-1] == 5 + day_ns
     assert len(times) == 24 * 3600 * 30 + 1
+
+
+@pytest.mark.parametrize("stray", [0, 1_700_000_000_000_000_000 * 2])
+def test_one_stray_stamp_does_not_take_all_memory(stray):
+    now = 1_700_000_000_000_000_000
+    streams = {"cam": stream([now, now + 33 * MS, stray, now + 66 * MS]), "joint": stream(now + np.arange(100) * 10 * MS)}
+    says = rf"makes 5\d{{10}} steps of 104 samples\. Feature 'cam' has the stamp {stray} ns, 1[67]\d* s apart .*reference='cam'"
+    with pytest.raises(TooManyStepsError, match=says):
+        align(streams, fox.Align(rate_hz=30))
+    assert len(align(streams, fox.Align(reference="cam")).times_ns) == 4
+    assert len(align(streams, fox.Align(union=True)).times_ns) <= 104
+
+
+def test_gaps_are_told_with_rates():
+    streams = {"clock": stream(np.arange(100) * 10 * MS), "x": stream([500 * MS]), "y": stream(np.arange(100) * 10 * MS)}
+    policy = fox.Align(reference="clock", features={"x": fox.hold(max_age_s=0.1)})
+    told = many_gaps(streams, align(streams, policy), policy)
+    assert told.startswith(
+        "89 of 300 values (30%) are missing after alignment to 100 steps (100 in 1.0 s, 100.0/s): x at 89 steps (1 in"
+    )
+    assert many_gaps(streams, align(streams, fox.Align(reference="x")), fox.Align(reference="x")) is None
+    assert many_gaps({}, align({}), fox.Align()) is None
 
 
 def test_a_clock_much_faster_than_a_camera_is_told():

@@ -54,11 +54,16 @@ def record_timed(number: int) -> Step:
         episode = dataset.new_episode({"made": number, "number": number}, align=fox.Align(reference="state"))
         for i in range(8):
             if i % 2 == 0:
-                episode.add("state", np.full(3, i // 2, np.float32), 10 * i)
-            episode.add("view", np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8), 10 * i + 1)
+                episode.add("state", np.full(3, i // 2, np.float32), 10 * i + 1)
+            episode.add("view", np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8), 10 * i)
         _close(episode)
 
     return step
+
+
+def realign(dataset: fox.Dataset) -> None:
+    """Other steps, of which there are as many."""
+    dataset.realign(align=fox.Align(rate_hz=5e7, features={"state": fox.next()}))
 
 
 def load(split: str) -> Step:
@@ -126,6 +131,7 @@ JOBS = {
     "vacuum": Job((vacuum,), (*THREE, pin_now, tag(0, number=5), delete(1), age, tag(0, number=6))),
     "trim": Job((vacuum, tag(100, number=9)), (until_upkeep, tag(100, number=7), tag(100, number=8), age, tag(101, number=6))),
     "compact": Job((lambda dataset: dataset.compact(),), THREE),
+    "realign": Job((realign, tag(0, number=7)), (record_timed(0), record_timed(1))),
     "upkeep": Job((tag(100, number=7),), (until_upkeep,)),
 }
 

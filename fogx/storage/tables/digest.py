@@ -15,6 +15,9 @@ from fogx.feature import Schema
 from fogx.protocols import Column, EpisodeData
 from fogx.storage.tables.places import FramesPlace
 
+_PIECE = 65_536
+"""Rows hashed at once."""
+
 
 def checksum(values: bytes, frames: Sequence[FramesPlace]) -> bytes:
     """Return the 16 bytes that an index row keeps of an episode; into how many places its frames are cut does not matter.
@@ -50,7 +53,8 @@ def digest(data: EpisodeData) -> bytes:
     total.update(b"" if data.timestamps_ns is None else _int64(data.timestamps_ns))
     _columns(total, data.schema, data.columns)
     if data.samples is not None:
-        total.update(_int64(data.samples.stamps_ns) + _int64(data.samples.received_ns))
+        total.update(_int64(data.samples.stamps_ns))
+        total.update(b"" if data.samples.received_ns is None else _int64(data.samples.received_ns))
         total.update(json.dumps(data.samples.align, sort_keys=True).encode())
         _columns(total, data.schema, data.samples.columns)
     return total.digest()
@@ -73,10 +77,13 @@ def _int64(numbers: np.ndarray) -> bytes:
 def _update(total: Any, column: Column) -> None:
     values = column.values
     if values.dtype != object:
-        if column.valid is not None:
-            values = values.copy()
-            values[~column.valid] = 0
-        total.update(np.ascontiguousarray(values).tobytes())
+        # In pieces: samples of slow sensors among those of fast ones are mostly empty rows, which take no memory until copied.
+        for first in range(0, len(values), _PIECE):
+            piece = values[first : first + _PIECE]
+            if column.valid is not None:
+                piece = piece.copy()
+                piece[~column.valid[first : first + _PIECE]] = 0
+            total.update(np.ascontiguousarray(piece).tobytes())
         return
     kept = values if column.valid is None else values[column.valid]
     for value in kept.reshape(-1):
