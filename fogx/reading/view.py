@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any, overload
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 
-from fogx.errors import FeatureNotFoundError
+from fogx.errors import FeatureNotFoundError, SelectionError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
 from fogx.reading.episodes import cells, check_index, decoder
+from fogx.reading.tracks import read_sent, tracks
 from fogx.show.html import card
+from fogx.show.plots import alignment
 from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
 from fogx.storage.tables.steps import read_steps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_ROWS = 12
+"""Features that are plotted where none are named."""
 
 
 class EpisodeView:
@@ -88,6 +96,71 @@ class EpisodeView:
         blobs = iter(read_frames(self._store, self._index.frames_of(feature), numbers.values[valid]))
         return [next(blobs) if ok else None for ok in valid]
 
+    def samples(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a sensor sent, sample by sample in the order in which they came, also those that no step took.
+
+        They are those of the whole episode, also where the view is a slice. Where samples were not kept apart, since each is a
+        step's and of its time, they are the steps' values.
+
+        Returns:
+            `(N,)` int64 ns since 1970, as the sensor stamped them, and `(N, *shape)` values as `view[feature]` has them.
+
+        Raises:
+            FeatureNotFoundError: No such feature; lists those there are.
+            SelectionError: The episode's source has no times.
+        """
+        declared = self.schema[feature]
+        if self.timestamps_ns is None:
+            raise SelectionError(f"episode {self.episode_id} has no times, so none of samples; its values are view[{feature!r}].")
+        sent = read_sent(self._store, self._index, self.schema, [feature])[feature]
+        if not declared.in_frames:
+            return sent.stamps_ns, sent.values
+        blobs = read_frames(self._store, self._index.frames_of(feature), sent.values)
+        return sent.stamps_ns, _decoded(declared, blobs)
+
+    def plot(
+        self, features: str | Sequence[str] | None = None, *, start_s: float | None = None, stop_s: float | None = None
+    ) -> Figure:
+        """Draw samples and the steps that they became, a row a feature: which value each step has, from when, and where it has none.
+
+        Of long stretches a bounded number of points is drawn, and it is said. The figure is matplotlib's: save it with
+        `figure.savefig("plot.png")`; a notebook that imported `matplotlib.pyplot` shows it.
+
+        Args:
+            features: Names; by default all, up to 12.
+            start_s: Begin of the stretch, in s after the episode's first step, inclusive; by default that of the view. Where the
+                source has no times, they follow from `control_hz`.
+            stop_s: Its end, inclusive.
+
+        Raises:
+            FeatureNotFoundError: No such feature; lists those there are.
+            SelectionError: No features, no steps, or a stretch that ends before it begins.
+            MissingExtraError: `pip install 'fogx[plot]'` is needed.
+        """
+        names = (
+            [features] if isinstance(features, str) else list(self.schema)[:_MOST_ROWS] if features is None else list(features)
+        )
+        for name in names:
+            _ = self.schema[name]
+        if not names or not self.num_steps:
+            raise SelectionError(
+                f"episode {self.episode_id}: {len(names)} features of {self.num_steps} steps; there is nothing to plot."
+            )
+        has_times = self.timestamps_ns is not None
+        hz = self._row["control_hz"][0].as_py()
+        axis = "seconds after the first step" if has_times or hz else "steps"
+        steps_s, drawn = tracks(self._store, self._index, self.schema, names, per_s=1e9 if has_times else hz or 1.0)
+        mine = np.asarray(self._steps, dtype=np.int64)
+        ends = [steps_s[mine], *([track.sent_s for track in drawn] if self.is_whole else [])]
+        first = min(float(times.min()) for times in ends if len(times)) if start_s is None else start_s
+        last = max(float(times.max()) for times in ends if len(times)) if stop_s is None else stop_s
+        if not first <= last:
+            raise SelectionError(
+                f"plot from {first:g} s to {last:g} s: it ends before it begins. Give start_s= and stop_s= that rise."
+            )
+        title = f"Episode {self.episode_id} of {self.dataset}: {self.num_steps} steps"
+        return alignment(title, axis, steps_s[mine], [track.at(mine) for track in drawn], first, last)
+
     def __len__(self) -> int:
         return self.num_steps
 
@@ -120,7 +193,7 @@ class EpisodeView:
             return EpisodeView(self._store, self._row, self._steps[key])
         if isinstance(key, str):
             feature = self.schema[key]
-            return self._decoded(key, feature) if feature.in_frames else _masked(self._column(key))
+            return _decoded(feature, self.encoded(key)) if feature.in_frames else _masked(self._column(key))
         if not -self.num_steps <= key < self.num_steps:
             raise IndexError(f"step {key} of an episode of {self.num_steps} steps.")
         one = self[key : key + 1 or None]
@@ -152,19 +225,20 @@ class EpisodeView:
         rows = slice(None) if self._steps == range(len(column.values)) else np.asarray(self._steps, dtype=np.int64)
         return Column(column.values[rows], None if column.valid is None else column.valid[rows])
 
-    def _decoded(self, name: str, feature: Feature) -> np.ndarray:
-        decode = decoder(feature)
-        frames = [None if blob is None else decode(blob) for blob in self.encoded(name)]
-        valid = np.array([frame is not None for frame in frames], dtype=bool)
-        shapes = {np.shape(frame) for frame in frames if frame is not None}
-        if len(shapes) > 1 or feature.shape is None or feature.is_variable or feature.dtype in ("str", "bytes"):
-            return _masked(Column(object_array(frames), None if valid.all() else valid))
-        shape = next(iter(shapes), tuple(d or 0 for d in feature.shape))
-        values = np.zeros((len(frames), *shape), dtype=feature.dtype)
-        for step, frame in enumerate(frames):
-            if frame is not None:
-                values[step] = frame
-        return _masked(Column(values, None if valid.all() else valid))
+
+def _decoded(feature: Feature, blobs: Sequence[bytes | None]) -> np.ndarray:
+    decode = decoder(feature)
+    frames = [None if blob is None else decode(blob) for blob in blobs]
+    valid = np.array([frame is not None for frame in frames], dtype=bool)
+    shapes = {np.shape(frame) for frame in frames if frame is not None}
+    if len(shapes) > 1 or feature.shape is None or feature.is_variable or feature.dtype in ("str", "bytes"):
+        return _masked(Column(object_array(frames), None if valid.all() else valid))
+    shape = next(iter(shapes), tuple(d or 0 for d in feature.shape))
+    values = np.zeros((len(frames), *shape), dtype=feature.dtype)
+    for step, frame in enumerate(frames):
+        if frame is not None:
+            values[step] = frame
+    return _masked(Column(values, None if valid.all() else valid))
 
 
 def _masked(column: Column) -> np.ndarray:
