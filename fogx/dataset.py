@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from fogx.align.policy import Align
 from fogx.errors import SelectionError
 from fogx.feature import Feature
 from fogx.ids import new_id
@@ -16,6 +17,7 @@ from fogx.jobs.compact import compact
 from fogx.jobs.edit import changed_cells, tag_cells
 from fogx.jobs.export import export_episodes
 from fogx.jobs.load import load_episodes
+from fogx.jobs.realign import realign
 from fogx.jobs.repair import repair
 from fogx.protocols import Executor
 from fogx.reading.overview import history_frame, html, line, vacuum_frame
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-    from fogx.align.policy import Align
     from fogx.training.torch import StepDataset
 
 
@@ -288,7 +289,12 @@ class Dataset:
         return [EpisodeView(root.store, row) for root, row in choose(self._roots, episodes)]
 
     def get_step_data(
-        self, episodes: Any = None, *, images: str = "index", with_metadata: str | Iterable[str] = ()
+        self,
+        episodes: Any = None,
+        *,
+        images: str = "index",
+        align: Align | None = None,
+        with_metadata: str | Iterable[str] = (),
     ) -> pl.LazyFrame:
         """Return the steps of the selected episodes as one polars LazyFrame, in the selection's order.
 
@@ -300,14 +306,20 @@ class Dataset:
         Args:
             episodes: As in `read_by`.
             images: Cameras as `"index"` (int32 frame number), `"encoded"` (bytes as stored) or `"pixels"` (decoded arrays).
+            align: Make the steps anew from the samples that were kept, as recording with this policy would have; one episode at a
+                time, while collecting. Where steps came with times, or sensors gave all values together, the steps are the samples.
+                Episodes without times are taken to have `control_hz` steps a second, and keep `timestamp_ns` null. What the policy
+                says of a feature does not concern episodes that lack it.
             with_metadata: Columns of `get_episode_info()` to join to each step.
 
         Raises:
             EpisodeNotFoundError: Ids that the dataset does not hold.
-            SelectionError: An unknown `images` or metadata column.
+            FeatureError: `align` names a feature that no episode has, or a clock that some have not; when collecting, a policy that a
+                feature's values do not allow, or a `rate_hz` that one stray stamp makes far too many steps of.
+            SelectionError: An unknown `images` or metadata column; with `align`, episodes with neither times nor `control_hz`.
         """
         chosen = choose(self._roots, episodes)
-        return lazy_steps(chosen, images, joined_columns(chosen, with_metadata))
+        return lazy_steps(chosen, images, joined_columns(chosen, with_metadata), align)
 
     # Edit
 
@@ -375,6 +387,29 @@ class Dataset:
         chosen = choose(self._roots, episodes)
         in_write_root(self._roots, chosen, "compact")
         return compact(self._roots.write, chosen, partition_by)
+
+    def realign(self, episodes: Any = None, align: Align | None = None) -> list[str]:
+        """Make the steps of stored episodes anew, by another policy; returns the ids of the episodes whose steps changed.
+
+        What sensors sent stays, as do frames: nothing is lost, and the policy of before brings the steps of before back. Steps,
+        `num_steps`, `start_ns`, `duration_s` and statistics become those that recording with this policy would have given;
+        `control_hz` becomes its `rate_hz`, or empty. Older versions read as before. Many episodes are several commits, of about
+        500,000 steps each; one episode is in memory at a time. Realigning again by the same policy changes nothing.
+
+        Args:
+            episodes: As in `read_by`; all must lie in the write root. Those that others delete, compact or realign meanwhile, or
+                whose `control_hz` they set, are left as they are, and are not among the ids.
+            align: How; `None` for the defaults of `fox.Align`. What it says of a feature does not concern episodes that lack it.
+
+        Raises:
+            FeatureError: A feature that no episode has, a clock that some have not, a policy that a feature's values do not allow,
+                or a `rate_hz` that one stray stamp makes far too many steps of.
+            SelectionError: Episodes without times, or of another root.
+            CorruptDataError: An episode is no longer what was stored; names it.
+        """
+        chosen = choose(self._roots, episodes)
+        in_write_root(self._roots, chosen, "realign")
+        return realign(self._roots.write, chosen, Align() if align is None else align)
 
     def check(self, *, deep: bool = False) -> pd.DataFrame:
         """Look for damage in the write root at its newest version; returns one row a finding, none where all is sound.

@@ -35,6 +35,10 @@ class FeatureError(FogxError, ValueError):
     """A value, dtype, shape or declaration of a feature does not fit."""
 
 
+class TooManyStepsError(FeatureError):
+    """A rate makes so many more steps than there are samples that a stamp must be wrong."""
+
+
 class FeatureTypeError(FogxError, TypeError):
     """A value is of a type that no feature can hold."""
 

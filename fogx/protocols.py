@@ -55,14 +55,17 @@ class Samples:
         columns: One `Column` of R values for each feature, valid where the sample holds that feature. Images are in the order of
             the frames that columns of steps name by number.
         stamps_ns: `(R,)` int64, when each was taken, by the clock of who stamped it.
-        received_ns: `(R,)` int64, when each was given to fogx, by the clock of the recording machine.
+        received_ns: `(R,)` int64, when each was given to fogx, by the clock of the recording machine; `None` where nobody knows.
         align: The policy that made the steps, as `fogx.Align.to_json` gives it.
+        in_steps: Of features whose every sample is the value of some step, `(R,)` int32: of which first. Storage keeps these
+            numbers and not the values twice. What stands where a sample lacks the feature is unspecified.
     """
 
     columns: Mapping[str, Column]
     stamps_ns: np.ndarray
-    received_ns: np.ndarray
+    received_ns: np.ndarray | None
     align: Mapping[str, Any]
+    in_steps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Policy:
         if self.kind not in KINDS:
             raise FeatureError(f"alignment {self.kind!r} is none of {listing(KINDS)}.")
         if self.within_s is not None:
-            object.__setattr__(self, "within_s", _seconds("the limit of a policy", self.within_s))
+            object.__setattr__(self, "within_s", seconds("the limit of a policy", self.within_s))
             if self.within_s < 0:
                 raise FeatureError(f"a policy reaches 0 s or more, found {self.within_s} s.")
 
@@ -134,16 +134,22 @@ class Align:
         if not isinstance(self.union, bool):
             raise FeatureError(f"Align(union=) is True or False, found {type(self.union).__name__}.")
         if self.rate_hz is not None:
-            object.__setattr__(self, "rate_hz", _seconds("rate_hz", self.rate_hz))
+            object.__setattr__(self, "rate_hz", seconds("rate_hz", self.rate_hz))
             if not 1e-6 <= self.rate_hz <= 1e9:
                 raise FeatureError(f"rate_hz lies between 0.000001 and 1e9 steps a second, found {self.rate_hz}.")
+        for what, given_map in (("features", self.features), ("latency_s", self.latency_s)):
+            if not isinstance(given_map, Mapping) or not all(isinstance(name, str) for name in given_map):
+                raise FeatureError(
+                    f"Align({what}=) is a dict by feature name, found {type(given_map).__name__}"
+                    + (" with other keys than str." if isinstance(given_map, Mapping) else ".")
+                )
         for name, policy in [*self.features.items(), *([("default", self.default)] if self.default is not None else [])]:
             if not isinstance(policy, Policy):
                 raise FeatureError(
                     f"Align: {name!r} has {type(policy).__name__} for a policy; give fox.hold(), fox.next(), fox.nearest(), "
                     "fox.linear(), fox.slerp() or fox.exact()."
                 )
-        late = {name: _seconds(f"latency_s of {name!r}", value) for name, value in self.latency_s.items()}
+        late = {name: seconds(f"latency_s of {name!r}", value) for name, value in self.latency_s.items()}
         # Copies that nobody changes: an episode keeps the policy that it was given.
         object.__setattr__(self, "features", MappingProxyType(dict(self.features)))
         object.__setattr__(self, "latency_s", MappingProxyType(late))
@@ -196,7 +202,12 @@ class Align:
             raise CorruptDataError(f"no alignment that fogx writes: {str(error)[:200]}") from error
 
 
-def _seconds(what: str, value: Any) -> float:
+def seconds(what: str, value: Any) -> float:
+    """Return a number of seconds (or of Hz) as float.
+
+    Raises:
+        FeatureError: No number, or one that is not finite or too large.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > _LONGEST_S:
         raise FeatureError(f"{what} is a finite number up to {_LONGEST_S:.0f}, found {value!r:.60}.")
     return float(value)

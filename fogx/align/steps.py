@@ -7,14 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fogx.align.clocks import set_back
 from fogx.align.policy import INTERPOLATING, Align, Policy
-from fogx.errors import FeatureError, did_you_mean, listing
+from fogx.errors import FeatureError, TooManyStepsError, did_you_mean, listing
 
 NEVER = np.iinfo(np.int64).min
 """The age where a feature has no sample at all that a step could take."""
 
-JUMP_NS = 1_000_000_000
-"""A stamp so far before the newest one of its feature is no late sample: the clock was set back."""
+MANY_STEPS = 4_000_000
+"""So many steps, more than an hour at 1000 Hz, are made of few samples only where a stamp is wrong."""
+
+_STEPS_A_SAMPLE = 100
+
+MANY_GAPS = 0.10
+"""More missing values than this share are told."""
+
+_PIECE = 4_096
+"""Steps interpolated at once."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +34,16 @@ class Stream:
         stamps_ns: `(N,)` int64, when each was taken.
         values: `(N, *shape)` numbers; `None` for images, text and whatever else has no value between two.
         arrival: `(N,)` int64, rising: which of all the episode's samples each was. `None` where only the stamps are known; then
-            a clock that jumps back goes unseen.
+            a clock that is set back goes unseen.
         is_camera: Whether it holds images.
+        received_ns: `(N,)` int64, when each came, by one clock that is never set; `None` where that is not known.
     """
 
     stamps_ns: np.ndarray
     values: np.ndarray | None = None
     arrival: np.ndarray | None = None
     is_camera: bool = False
+    received_ns: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +80,10 @@ class Steps:
 
 
 def align(streams: Mapping[str, Stream], policy: Align | None = None) -> Steps:
-    """Return the steps of streams. O(n log n) for the sort of late samples, else O(n); nothing depends on the order of features.
+    """Return the steps of streams. O(n log n) for the sort of late samples; nothing depends on the order of features.
 
-    Samples of one feature with the same stamp: the one that came last counts. Late samples are put in order, but a stamp more
-    than 1 s before the newest of its feature tells of a clock that was set back: what came before and after it is aligned apart.
+    Samples of one feature with the same stamp: the one that came last counts. Late samples are put in order; where a clock was
+    set back (see `clocks.py`), what came before and after is aligned apart.
 
     Args:
         streams: By feature name; those without samples have nothing at any step.
@@ -80,24 +91,25 @@ def align(streams: Mapping[str, Stream], policy: Align | None = None) -> Steps:
 
     Raises:
         FeatureError: A policy for a feature that there is not, or one that the feature's values do not allow.
+        TooManyStepsError: `rate_hz` makes more than `MANY_STEPS` steps of few samples, because a stamp lies far from all others.
     """
     policy = policy or Align()
     _check(streams, policy)
     clock = clock_of(streams, policy)
     late_ns = {name: round(late * 1e9) for name, late in policy.latency_s.items()}
-    times = {name: stream.stamps_ns.astype(np.int64) - late_ns.get(name, 0) for name, stream in streams.items()}
+    times = {name: stream.stamps_ns.astype(np.int64, copy=False) - late_ns.get(name, 0) for name, stream in streams.items()}
     starts = _cuts(streams, times)
     parts = [_part(streams, times, policy, clock, first, stop) for first, stop in zip(starts, [*starts[1:], None], strict=True)]
+    if len(parts) == 1:
+        return Steps(*parts[0], clock)
     cuts = np.cumsum([len(steps) for steps, _ in parts])[:-1]
-    joined = {
-        name: Taken(
-            np.concatenate([taken[name].sample for _, taken in parts]),
-            np.concatenate([taken[name].age_ns for _, taken in parts]),
-            None if parts[0][1][name].values is None else np.concatenate([taken[name].values for _, taken in parts]),
-        )
-        for name in streams
-    }
+    joined = {name: _joined([taken[name] for _, taken in parts]) for name in streams}
     return Steps(np.concatenate([steps for steps, _ in parts]), joined, clock, tuple(cuts.tolist()))
+
+
+def _joined(parts: Sequence[Taken]) -> Taken:
+    values = None if parts[0].values is None else np.concatenate([part.values for part in parts])
+    return Taken(np.concatenate([part.sample for part in parts]), np.concatenate([part.age_ns for part in parts]), values)
 
 
 def is_action(name: str) -> bool:
@@ -139,6 +151,30 @@ def fast_clock(streams: Mapping[str, Stream], steps: Steps) -> str | None:
     )
 
 
+def many_gaps(streams: Mapping[str, Stream], steps: Steps, policy: Align) -> str | None:
+    """Return a warning where more than a tenth of the values at the steps is missing, with the rates and what to do."""
+    count = len(steps.times_ns)
+    gaps = {name: int((taken.sample < 0).sum()) for name, taken in steps.features.items()}
+    total, cells = sum(gaps.values()), count * len(gaps)
+    if total <= cells * MANY_GAPS:
+        return None
+    worst = sorted((name for name in gaps if gaps[name]), key=lambda name: (-gaps[name], name))
+    shown = [
+        f"{name} at {gaps[name]} steps ({_rate(streams[name].stamps_ns)}, {policy_of(name, steps.clock, policy).kind})"
+        for name in worst
+    ]
+    return (
+        f"{total} of {cells} values ({total / cells:.0%}) are missing after alignment to {count} steps ({_rate(steps.times_ns)}): "
+        f"{listing(shown, most=5)}. Take fewer steps (rate_hz= or reference= of a slower feature) or wider limits (max_age_s= and the "
+        "like) in fox.Align; every sample is kept, so dataset.realign() can do it later."
+    )
+
+
+def _rate(stamps_ns: np.ndarray) -> str:
+    span = int(stamps_ns.max() - stamps_ns.min()) / 1e9 if len(stamps_ns) else 0.0
+    return f"{len(stamps_ns)} in {span:.1f} s" + (f", {(len(stamps_ns) - 1) / span:.1f}/s" if span else "")
+
+
 def _check(streams: Mapping[str, Stream], policy: Align) -> None:
     named = [*policy.features, *policy.latency_s, *([policy.reference] if policy.reference else [])]
     for name in named:
@@ -162,37 +198,67 @@ def _cuts(streams: Mapping[str, Stream], times: Mapping[str, np.ndarray]) -> lis
     while True:
         found = []
         for name in known:
-            arrival = streams[name].arrival
+            arrival, received = streams[name].arrival, streams[name].received_ns
             assert arrival is not None
             begun = int(np.searchsorted(arrival, starts[-1]))
-            here = times[name][begun:]
-            back = np.flatnonzero(here < np.maximum.accumulate(here) - JUMP_NS) if len(here) else here
-            if len(back):
-                found.append(int(arrival[begun + back[0]]))
+            back = set_back(times[name][begun:], None if received is None else received[begun:])
+            if back is not None:
+                found.append(int(arrival[begun + back]))
         if not found:
             return starts
         starts.append(min(found))
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """Samples in order of time, one a time.
+
+    Args:
+        times_ns: `(N,)` int64, rising.
+        numbers: `(N,)` int64, which samples they are; `None` for one after the other.
+        first: The first of these.
+    """
+
+    times_ns: np.ndarray
+    numbers: np.ndarray | None = None
+    first: int = 0
+
+    def sample(self, place: np.ndarray) -> np.ndarray:
+        """Return which samples stand at places."""
+        if self.numbers is not None:
+            return self.numbers.take(place)
+        return place + self.first if self.first else place
+
+    def in_order(self, values: np.ndarray) -> np.ndarray:
+        """Return values of samples in this order."""
+        if self.numbers is not None:
+            return values.take(self.numbers, 0)
+        return values[self.first : self.first + len(self.times_ns)]
+
+
+def _ordered(times: np.ndarray, arrival: np.ndarray | None, first: int, stop: int | None) -> _Ordered:
+    """Put the samples from one arrival number up to another in order; of one stamp the last that came counts."""
+    begin, end = 0, len(times)
+    if arrival is not None:
+        begin = int(np.searchsorted(arrival, first))
+        end = end if stop is None else int(np.searchsorted(arrival, stop))
+    here = times[begin:end]
+    if bool((here[1:] > here[:-1]).all()):
+        return _Ordered(here, None, begin)
+    order = np.argsort(here, kind="stable")
+    here = here[order]
+    last = np.append(here[1:] != here[:-1], True)
+    return _Ordered(here[last], order[last] + begin)
 
 
 def _part(
     streams: Mapping[str, Stream], times: Mapping[str, np.ndarray], policy: Align, clock: str | None, first: int, stop: int | None
 ) -> tuple[np.ndarray, dict[str, Taken]]:
     """Align the samples that came from one arrival number up to another."""
-    ordered: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, stream in streams.items():
-        begin, end = 0, len(times[name])
-        if stream.arrival is not None:
-            begin = int(np.searchsorted(stream.arrival, first))
-            end = end if stop is None else int(np.searchsorted(stream.arrival, stop))
-        here = times[name][begin:end]
-        order = np.argsort(here, kind="stable") if np.any(here[1:] < here[:-1]) else np.arange(len(here))
-        here = here[order]
-        last = np.append(here[1:] != here[:-1], True) if len(here) else np.zeros(0, bool)  # of one stamp the last that came
-        ordered[name] = here[last], order[last] + begin
+    ordered = {name: _ordered(times[name], stream.arrival, first, stop) for name, stream in streams.items()}
     steps = _steps(ordered, policy, clock)
     return steps, {
-        name: _taken(steps, *ordered[name], streams[name].values, _fitting(name, streams[name], clock, policy))
-        for name in streams
+        name: _taken(steps, ordered[name], streams[name].values, _fitting(name, streams[name], clock, policy)) for name in streams
     }
 
 
@@ -204,71 +270,125 @@ def _fitting(name: str, stream: Stream, clock: str | None, policy: Align) -> Pol
     return chosen if chosen.kind not in INTERPOLATING or fits else Policy("hold", chosen.within_s)
 
 
-def _steps(ordered: Mapping[str, tuple[np.ndarray, np.ndarray]], policy: Align, clock: str | None) -> np.ndarray:
+def _steps(ordered: Mapping[str, _Ordered], policy: Align, clock: str | None) -> np.ndarray:
     if clock is not None:
-        return ordered[clock][0]
-    filled: Sequence[np.ndarray] = [times for times, _ in ordered.values() if len(times)]
+        return ordered[clock].times_ns
+    filled = {name: samples.times_ns for name, samples in ordered.items() if len(samples.times_ns)}
     if not filled:
         return np.zeros(0, np.int64)
     if policy.rate_hz is None:
-        every = np.sort(np.concatenate(filled))  # np.unique hashes, which takes eight times as long
+        # Stable sorting merges what is in order already; np.unique hashes, which takes ten times as long.
+        every = np.sort(np.concatenate(list(filled.values())), kind="stable")
         return np.asarray(every[np.append(True, every[1:] != every[:-1])])
-    first, last = min(int(t[0]) for t in filled), max(int(t[-1]) for t in filled)
+    first, last = min(int(t[0]) for t in filled.values()), max(int(t[-1]) for t in filled.values())
+    count = int((last - first) * policy.rate_hz / 1e9) + 1
+    if count > MANY_STEPS and count > _STEPS_A_SAMPLE * sum(map(len, filled.values())):
+        raise _too_many(filled, count, policy.rate_hz)
     # One more than the division says, since it rounds; what lies past the end is cut off.
-    grid = np.rint(np.arange(int((last - first) * policy.rate_hz / 1e9) + 2) * 1e9 / policy.rate_hz).astype(np.int64)
+    grid = np.rint(np.arange(count + 1) * 1e9 / policy.rate_hz).astype(np.int64)
     return np.asarray(first + grid[grid <= last - first])
 
 
-def _taken(steps: np.ndarray, times: np.ndarray, numbers: np.ndarray, values: np.ndarray | None, policy: Policy) -> Taken:
+def _too_many(filled: Mapping[str, np.ndarray], count: int, rate_hz: float) -> TooManyStepsError:
+    """Return an error that names the stamp furthest from all others."""
+    every = np.sort(np.concatenate(list(filled.values())), kind="stable")
+    gap = int(np.argmax(np.diff(every)))
+    low, high = int(every[gap]), int(every[gap + 1])
+    stray = low if gap < len(every) / 2 else high
+    name = min(name for name, times in filled.items() if stray in times)
+    return TooManyStepsError(
+        f"align: rate_hz={rate_hz:g} from the first stamp ({int(every[0])} ns) to the last ({int(every[-1])} ns) makes {count} steps of "
+        f"{len(every)} samples. Feature {name!r} has the stamp {stray} ns, {(high - low) / 1e9:.0f} s apart from the next one: is its "
+        f"clock right, and its time_unit? Take reference={name!r} (or another feature) or union=True instead of rate_hz=, which make no "
+        "more steps than there are samples."
+    )
+
+
+def _taken(steps: np.ndarray, samples: _Ordered, values: np.ndarray | None, policy: Policy) -> Taken:
+    times = samples.times_ns
     if not len(times):
         none = None if policy.kind not in INTERPOLATING else np.zeros((len(steps), *values.shape[1:]), values.dtype)  # type: ignore[union-attr]
         return Taken(np.full(len(steps), -1), np.full(len(steps), NEVER), none)
-    before = np.searchsorted(times, steps, side="right") - 1
-    after = before + 1 - ((before >= 0) & (times[before] == steps))
     if policy.kind in INTERPOLATING:
         assert values is not None
-        return _between(steps, times, numbers, values, policy, before, after)
+        return _between(steps, samples, values, policy)
+    if steps is times:
+        return Taken(samples.sample(np.arange(len(steps))), np.zeros(len(steps), np.int64))
     if policy.kind in ("hold", "exact"):
-        place = before
+        place = _at_or_before(times, steps)
     elif policy.kind == "next":
-        place = after
+        place = _at_or_after(times, steps)
     else:
-        low, high = np.maximum(before, 0), np.minimum(after, len(times) - 1)
+        low, high = np.maximum(_at_or_before(times, steps), 0), np.minimum(_at_or_after(times, steps), len(times) - 1)
         place = np.where(np.abs(times[high] - steps) < np.abs(steps - times[low]), high, low)
-    there = (place >= 0) & (place < len(times))
-    inside = np.clip(place, 0, len(times) - 1)
-    age = np.where(there, steps - times[inside], NEVER)
+    inside = place
+    # Places rise, so that steps without one stand at the ends.
+    head, tail = int(np.searchsorted(place, 0)), int(np.searchsorted(place, len(times)))
+    if head > 0 or tail < len(steps):
+        inside = np.clip(place, 0, len(times) - 1)
+    age = steps - times.take(inside)
+    sample = samples.sample(inside)
     limit = 0 if policy.kind == "exact" else policy.within_ns
     if limit is not None:
-        there &= np.abs(steps - times[inside]) <= limit
-    return Taken(np.where(there, numbers[inside], -1), age)
+        sample = np.where(np.abs(age) <= limit, sample, -1)
+    for nothing in (slice(0, head), slice(tail, None)):
+        age[nothing] = NEVER
+        if head > 0 or tail < len(steps):
+            sample[nothing] = -1
+    return Taken(sample, age)
 
 
-def _between(
-    steps: np.ndarray,
-    times: np.ndarray,
-    numbers: np.ndarray,
-    values: np.ndarray,
-    policy: Policy,
-    before: np.ndarray,
-    after: np.ndarray,
-) -> Taken:
-    low, high = np.clip(before, 0, len(times) - 1), np.clip(after, 0, len(times) - 1)
-    there = (before >= 0) & (after < len(times))
-    if policy.within_ns is not None:
-        there &= times[high] - times[low] <= policy.within_ns
-    age = np.where(before >= 0, steps - times[low], NEVER)
-    gap = np.maximum(times[high] - times[low], 1)
-    share = ((steps - times[low]) / gap).reshape(-1, *[1] * (values.ndim - 1))
-    samples = values[numbers].astype(np.float64)
-    if policy.kind == "slerp":
-        samples = _continuous(samples)
-        made = _slerp(samples[low], samples[high], share)
-    else:
-        made = samples[low]
-        made += (samples[high] - made) * share  # nothing is added where a sample has the step's own time
-    made[~there] = 0
-    return Taken(np.where(there, numbers[low], -1), age, made.astype(values.dtype))
+def _at_or_before(times: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return the place of the newest of rising times at or before each of rising steps, −1 for none."""
+    if len(times) >= len(steps):
+        return np.searchsorted(times, steps, side="right") - 1
+    first = np.searchsorted(steps, times)  # the few are looked up among the many
+    return np.repeat(np.arange(-1, len(times)), np.diff(first, prepend=0, append=len(steps)))
+
+
+def _at_or_after(times: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return the place of the first of rising times at or after each of rising steps, the number of times for none."""
+    if len(times) >= len(steps):
+        return np.searchsorted(times, steps)
+    past = np.searchsorted(steps, times, side="right")
+    return np.repeat(np.arange(len(times) + 1), np.diff(past, prepend=0, append=len(steps)))
+
+
+def _between(steps: np.ndarray, samples: _Ordered, values: np.ndarray, policy: Policy) -> Taken:
+    times, values = samples.times_ns, samples.in_order(values)
+    number, age = np.full(len(steps), -1), np.full(len(steps), NEVER)
+    made = np.zeros((len(steps), *values.shape[1:]), values.dtype)
+    between = _on_the_arc if policy.kind == "slerp" else _on_the_line
+    known = _continuous(values.astype(np.float64)) if policy.kind == "slerp" else values
+    before = _at_or_before(times, steps)
+    # In pieces that stay near the processor: the float64 between two samples is never in memory as a whole.
+    for first in range(int(np.searchsorted(before, 0)), len(steps), _PIECE):
+        here = slice(first, min(first + _PIECE, len(steps)))
+        low = before[here]
+        since = steps[here] - times.take(low)
+        exact = since == 0
+        high = np.minimum(low + ~exact, len(times) - 1)
+        gap = times.take(high) - times.take(low)
+        there = exact | (gap > 0)
+        if policy.within_ns is not None:
+            there &= gap <= policy.within_ns
+        made[here] = between(known.take(low, 0), known.take(high, 0), since / np.maximum(gap, 1))
+        made[here][~there] = 0
+        number[here] = np.where(there, samples.sample(low), -1)
+        age[here] = since
+    return Taken(number, age, made)
+
+
+def _on_the_line(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    low, made = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # between infinities lies nothing
+        made -= low
+        made *= share.reshape(-1, *[1] * (a.ndim - 1))
+        made += low
+    exact = share == 0
+    if exact.any():  # the sample itself, infinite or not
+        made[exact] = low[exact]
+    return made
 
 
 def _continuous(samples: np.ndarray) -> np.ndarray:
@@ -280,8 +400,9 @@ def _continuous(samples: np.ndarray) -> np.ndarray:
     return np.asarray(samples)
 
 
-def _slerp(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _on_the_arc(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Shoemake, Animating rotation with quaternion curves (1985), eq. for the great arc; chords where the arc is tiny."""
+    share = share.reshape(-1, *[1] * (a.ndim - 1))
     cosine = np.clip((a * b).sum(-1, keepdims=True), -1, 1)
     angle = np.arccos(cosine)
     sine = np.where(angle < 1e-6, 1, np.sin(angle))

@@ -38,7 +38,7 @@ from fogx.storage.tables.inspect import (
 )
 from fogx.storage.tables.pack import statistics
 from fogx.storage.tables.places import FramesPlace, StepsPlace
-from fogx.storage.tables.steps import RECEIVED, columns_of, steps_schema
+from fogx.storage.tables.steps import RECEIVED, columns_of, in_place_of, steps_schema
 
 KINDS = (
     "lost",
@@ -274,7 +274,7 @@ def _check_places(store: Store, seen: Examined, members: Sequence[_Member]) -> l
                 for member, place in mine:
                     try:
                         if isinstance(place, StepsPlace):
-                            check_steps_place(parquet, place, member.index.episode_id, member.schema)
+                            check_steps_place(parquet, place, member.index.episode_id, member.schema, member.index.in_steps)
                         else:
                             check_frames_place(parquet, size, place, member.index.episode_id)
                     except DamagedError as damage:
@@ -354,9 +354,10 @@ def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None
         data = EpisodeData(schema, columns, index.num_steps, times.values if times.valid is None else None)
         if index.streams:
             sent = _columns(groups, member, "streams", index.streams)
-            stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED).values
+            stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED)
             sent = {name: replace(column, frames=None) for name, column in sent.items()}
-            data.samples = Samples(sent, stamps, received, index.align or {})
+            sent |= {name: in_place_of(sent[name], columns[name]) for name in index.in_steps}
+            data.samples = Samples(sent, stamps, None if received.valid is not None else received.values, index.align or {})
         else:
             data.columns = {name: replace(column, frames=None) for name, column in columns.items()}
         if not is_checksum(index.checksum, digest(data), index.frames):
@@ -372,12 +373,13 @@ def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None
 
 def _columns(groups: _Groups, member: _Member, family: str, places: Sequence[StepsPlace]) -> dict[str, Column]:
     """Return columns of steps or samples, whose frames are there; those of features in `frames` hold numbers."""
-    arrow = steps_schema(member.schema, family)
+    in_steps = member.index.in_steps if family == "streams" else ()
+    arrow = steps_schema(member.schema, family, in_steps)
     parts = [pa.Table.from_arrays([pa.nulls(0, f.type) for f in arrow], schema=arrow)]
     parts += [groups.read(place).slice(place.first_row, place.num_rows).cast(arrow) for place in places]
     table = pa.concat_tables(parts)
     check_steps(table, member.index.episode_id)
-    columns = columns_of(table.drop_columns(["episode_id", "step_index"]), member.schema)
+    columns = columns_of(table.drop_columns(["episode_id", "step_index"]), member.schema, in_steps)
     for name in [name for name, feature in member.schema.items() if feature.in_frames]:
         numbers = columns[name]
         _check_numbers(name, numbers.values[numbers.mask], member.index.frames_of(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -14,7 +15,7 @@ from fogx.reading.episodes import Located, cells, locate, read_sound
 from fogx.reading.roots import Chosen, Root
 from fogx.settings import config
 from fogx.storage.files.paths import partition_folder
-from fogx.storage.log.commit import Pointers
+from fogx.storage.log.commit import Cells
 from fogx.storage.log.rows import BASE
 from fogx.storage.tables.pack import EpisodePacker
 
@@ -23,6 +24,9 @@ GROUP_BYTES = 256 << 20
 
 _GROUP_STEPS = 500_000
 """… or this many steps."""
+
+POINTER = ("index_file", "index_row")
+"""Columns that say where an episode lies."""
 
 _FOLDER = re.compile(r"[a-z_]{1,32}")
 
@@ -47,14 +51,13 @@ def compact(root: Root, chosen: Chosen, partition_by: str) -> int:
         for group in _groups(moving, partition_by):
             if len(group) > 1:
                 partition = partition_folder(partition_by, _value(group[0], partition_by))
-                moved += log.repoint(*pack_anew(root, ((member, read_sound(member)) for member in group), partition))
+                pointers = pack_anew(root, ((member, read_sound(member)) for member in group), partition)
+                moved += len(log.repoint(*pointers, "compact"))
             bar.update(len(group))
     return moved
 
 
-def pack_anew(
-    root: Root, episodes: Iterable[tuple[Located, EpisodeData]], partition: str | None = None
-) -> tuple[Pointers, Pointers]:
+def pack_anew(root: Root, episodes: Iterable[tuple[Located, EpisodeData]], partition: str | None = None) -> tuple[Cells, Cells]:
     """Write stored episodes into files of their own, as they are; return their old and their new pointers.
 
     Args:
@@ -63,16 +66,16 @@ def pack_anew(
         partition: Folder of the new files; by default that of the root's dataset.
     """
     packer = EpisodePacker(root.store, root.name, partition)
-    old: dict[str, tuple[str, int]] = {}
+    old: dict[str, dict[str, Any]] = {}
     try:
         for member, data in episodes:
             packer.add(member.episode_id, data)
-            old[member.episode_id] = member.row["index_file"][0].as_py(), member.row["index_row"][0].as_py()
+            old[member.episode_id] = {name: member.row[name][0].as_py() for name in POINTER}
         packed = packer.close()
     except BaseException:
         packer.abort()
         raise
-    return old, {row["episode_id"]: (row["index_file"], row["index_row"]) for row in packed.rows}
+    return old, {row["episode_id"]: {name: row[name] for name in POINTER} for row in packed.rows}
 
 
 def _groups(members: Sequence[Located], partition_by: str) -> Iterator[list[Located]]:

@@ -209,7 +209,7 @@ class _Repair:
 
     def _write_anew(self, root: Root, ids: Sequence[str]) -> None:
         found = (_whole(root, i) for i in ids)
-        root.writable().repoint(*pack_anew(root, (episode for episode in found if episode is not None)))
+        root.writable().repoint(*pack_anew(root, (episode for episode in found if episode is not None)), REPAIR)
 
     def _keep_rows(self, root: Root, ids: Sequence[str]) -> None:
         sink = pa.BufferOutputStream()

@@ -16,11 +16,12 @@ from fogx.errors import CorruptDataError, SchemaMismatchError, listing
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, EpisodeData, Samples
 from fogx.reading.roots import Chosen, Root, read_index_files
+from fogx.storage.files.store import Store
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
-from fogx.storage.tables.steps import RECEIVED, read_steps
+from fogx.storage.tables.steps import RECEIVED, in_place_of, read_steps
 
 _SHARED = ("episode_id", "schema_id", "num_steps")
 """What an episode's row and its index row both say."""
@@ -116,21 +117,20 @@ def cell_types(rows: pa.Table) -> dict[str, set[type]]:
     return types
 
 
-def read_data(located: Located) -> EpisodeData:
+def read_data(located: Located, *, frames: bool = True) -> EpisodeData:
     """Read one whole episode into memory: exact values, encoded frames.
 
     Args:
-        located: The episode, with the parts `steps`, `frames` and `metadata`.
+        located: The episode, with the parts `steps`, `frames`, `streams` and `metadata`.
+        frames: Whether to read frames; without, numbers stand in their place.
     """
     schema, store, index = located.schema, located.root.store, located.index
     columns = read_steps(store, index.steps, schema, ["timestamp_ns", *schema])
     times = columns.pop("timestamp_ns")
-    samples = None
-    if index.streams:
-        sent = read_steps(store, index.streams, schema, ["timestamp_ns", RECEIVED, *schema])
-        stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED).values
-        samples = Samples(_with_frames(located, sent, False), stamps, received, index.align or {})
-    columns = _with_frames(located, columns, samples is not None)
+    samples = read_samples(store, index, schema, columns)
+    if samples is not None:
+        samples.columns = _with_frames(located, samples.columns, False, frames)
+    columns = _with_frames(located, columns, samples is not None, frames)
     own = cells(located.row, 0)
     return EpisodeData(
         schema,
@@ -148,28 +148,55 @@ def read_data(located: Located) -> EpisodeData:
     )
 
 
-def _with_frames(located: Located, columns: Mapping[str, Column], numbered: bool) -> dict[str, Column]:
+def read_samples(store: Store, index: IndexRow, schema: Schema, steps: Mapping[str, Column]) -> Samples | None:
+    """Read what an episode's steps were made from; `None` where they say all. Frames are int32 numbers.
+
+    Args:
+        store: The root's store.
+        index: The episode's index row, with the part `streams`.
+        schema: Its schema.
+        steps: Its steps, with columns of those features at least that `index` has `in_steps`.
+    """
+    if not index.streams:
+        return None
+    sent = read_steps(store, index.streams, schema, ["timestamp_ns", RECEIVED, *schema], index.in_steps)
+    stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED)
+    in_steps = {name: sent[name].values for name in index.in_steps}
+    sent |= {name: in_place_of(sent[name], steps[name]) for name in in_steps}
+    return Samples(sent, stamps, None if received.valid is not None else received.values, index.align or {}, in_steps)
+
+
+def _with_frames(located: Located, columns: Mapping[str, Column], numbered: bool, frames: bool) -> dict[str, Column]:
     """Return columns with encoded bytes in the place of frame numbers, which are kept where steps repeat or leave out frames."""
-    store, index, found = located.root.store, located.index, dict(columns)
+    found = dict(columns)
     for name in [name for name, feature in located.schema.items() if feature.in_frames]:
         numbers = columns[name]
-        blobs = np.empty(len(numbers.values), dtype=object)
-        wanted = numbers.mask
-        unique, back = np.unique(numbers.values[wanted], return_inverse=True)
-        frames = read_frames(store, index.frames_of(name), unique)
-        for row, number in zip(np.flatnonzero(wanted).tolist(), back.tolist(), strict=True):
-            blobs[row] = frames[number]
-        found[name] = Column(blobs, numbers.valid, np.where(wanted, numbers.values, 0) if numbered else None)
+        kept = np.where(numbers.mask, numbers.values, 0) if numbered else None
+        found[name] = Column(_blobs(located, name, numbers) if frames else numbers.values, numbers.valid, kept)
     return found
 
 
-def read_sound(located: Located) -> EpisodeData:
+def _blobs(located: Located, name: str, numbers: Column) -> np.ndarray:
+    blobs = np.empty(len(numbers.values), dtype=object)
+    wanted = numbers.mask
+    unique, back = np.unique(numbers.values[wanted], return_inverse=True)
+    frames = read_frames(located.root.store, located.index.frames_of(name), unique)
+    for row, number in zip(np.flatnonzero(wanted).tolist(), back.tolist(), strict=True):
+        blobs[row] = frames[number]
+    return blobs
+
+
+def read_sound(located: Located, *, frames: bool = True) -> EpisodeData:
     """Read one whole episode, as `read_data`, and hold it against its checksum.
+
+    Args:
+        located: As for `read_data`.
+        frames: As for `read_data`; frames that are not read are not looked at.
 
     Raises:
         CorruptDataError: It cannot be read, or is no longer what was stored.
     """
-    data = read_data(located)
+    data = read_data(located, frames=frames)
     if not is_checksum(located.index.checksum, digest(data), located.index.frames):
         raise CorruptDataError(
             f"{located.root.path}: episode {located.episode_id} is not what was stored, by its checksum. check(deep=True) says what "

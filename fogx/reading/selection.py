@@ -84,7 +84,7 @@ def _ids(selection: Any) -> pa.Array:
         given = [selection]
     if any(not getattr(item, "is_whole", True) for item in given):
         raise SelectionError(
-            "a slice of an episode was given where whole episodes are selected; give the whole view, and choose steps with "
+            "a slice of an episode, or one aligned anew, was given where stored episodes are selected; give the whole view, and choose steps with "
             "get_step_data(...).filter(pl.col('step_index')...), or read the slice's own arrays."
         )
     items = [getattr(item, "episode_id", item) for item in given]

@@ -12,8 +12,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fogx.align.policy import Align
 from fogx.errors import CorruptDataError, SchemaMismatchError, SelectionError, did_you_mean, listing
 from fogx.feature import STEP_KEYS, Feature, Schema
+from fogx.reading.anew import check_align, scan_anew
 from fogx.reading.images import Frames
 from fogx.reading.roots import Chosen, Root, read_index_files, same_of
 from fogx.reading.scan import scan_steps
@@ -44,6 +46,7 @@ class _Group:
         chosen: The episodes.
         files: Pointer of each `steps` file → ids of the episodes that it holds, in stored order.
         order: `(N,)` positions in the selection, in the order in which the files give the episodes.
+        align: How to make the steps anew, from other files.
     """
 
     root: Root
@@ -51,6 +54,7 @@ class _Group:
     chosen: Chosen
     files: Mapping[str, Sequence[str]]
     order: np.ndarray
+    align: Align | None
 
     @property
     def name(self) -> str:
@@ -58,20 +62,24 @@ class _Group:
         return f"{len(self.chosen)} episodes of {listing(datasets, most=3)}"
 
 
-def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl.LazyFrame:
+def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None, align: Align | None = None) -> pl.LazyFrame:
     """Return the steps of episodes, in their order; see `Dataset.get_step_data`.
 
     Args:
         chosen: The episodes.
         images: `"index"`, `"encoded"` or `"pixels"`.
         metadata: Columns to join, with `episode_id`.
+        align: How to make the steps anew; `None` for those that are stored.
 
     Raises:
-        SelectionError: An unknown `images`.
+        SelectionError: An unknown `images`; as `check_align`.
+        FeatureError: As `check_align`.
     """
     if images not in IMAGES:
         raise SelectionError(f"images={images!r} is not known; use one of: {listing(IMAGES)}.{did_you_mean(str(images), IMAGES)}")
-    groups = _groups(chosen)
+    if align is not None:
+        check_align(chosen, align)
+    groups = _groups(chosen, align)
     names = list(dict.fromkeys(name for group in groups for name in group.schema))
     targets = {name: _target(name, groups, images) for name in names}
     scans = [_scan(group, targets) for group in groups]
@@ -92,7 +100,7 @@ def lazy_steps(chosen: Chosen, images: str, metadata: EpisodeFrame | None) -> pl
     return frame.with_columns(frames.column(name, images, targets[name].dtype) for name in shown) if shown else frame
 
 
-def _groups(chosen: Chosen) -> list[_Group]:
+def _groups(chosen: Chosen, align: Align | None) -> list[_Group]:
     """Group the episodes by root and schema, and find out which files hold their steps."""
     table = chosen.table(["episode_id", "schema_id", "index_file", "index_row"])
     schemas = table["schema_id"].combine_chunks().fill_null("").dictionary_encode()
@@ -101,8 +109,8 @@ def _groups(chosen: Chosen) -> list[_Group]:
     for members in sorted(same_of(codes), key=lambda positions: int(positions[0])):
         root = chosen.roots[chosen.root[members[0]]]
         schema = read_schema(root.store, schemas[int(members[0])].as_py())
-        files, order = _files(root, table.take(pa.array(members)), members)
-        groups.append(_Group(root, schema, chosen.at(members), files, order))
+        files, order = _files(root, table.take(pa.array(members)), members) if align is None else ({}, members)
+        groups.append(_Group(root, schema, chosen.at(members), files, order, align))
     return groups
 
 
@@ -123,11 +131,14 @@ def _files(root: Root, table: pa.Table, members: np.ndarray) -> tuple[dict[str, 
 
 
 def _scan(group: _Group, targets: dict[str, _Target]) -> pl.LazyFrame:
-    if not group.files:
-        return pl.LazyFrame(schema={**_OWN, **{name: target.stored for name, target in targets.items()}})
     stored = {name: _dtype(feature, "index") for name, feature in group.schema.items()}
-    moved = group.root.log is not None and group.root.log.pointers_moved
-    frame = scan_steps(group.root.store, group.files, {**_OWN, **stored}, moved=moved)
+    if group.align is not None:
+        frame = scan_anew(group.chosen, group.schema, group.align, {**_OWN, **stored})
+    elif not group.files:
+        return pl.LazyFrame(schema={**_OWN, **{name: target.stored for name, target in targets.items()}})
+    else:
+        moved = group.root.log is not None and group.root.log.pointers_moved
+        frame = scan_steps(group.root.store, group.files, {**_OWN, **stored}, moved=moved)
     return frame.select(*STEP_KEYS, *(target.expression(group).alias(name) for name, target in targets.items()))
 
 

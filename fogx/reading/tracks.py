@@ -1,23 +1,22 @@
-"""What sensors of a stored episode sent, and which sample each step took."""
+"""What there is to draw of an episode: what its sensors sent, and which sample each step took."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from fogx.align.policy import INTERPOLATING, Align, Policy
-from fogx.align.steps import Stream, align, policy_of
-from fogx.errors import CorruptDataError
+from fogx.align.steps import Taken, policy_of
 from fogx.feature import NUMERIC_DTYPES, Feature, Schema
+from fogx.protocols import Column
+from fogx.reading.anew import make_anew, read_sent
 from fogx.reading.episodes import decoder
 from fogx.show.plots import Track
 from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow
-from fogx.storage.tables.steps import RECEIVED, read_steps
 
 _WORDS = {
     "hold": "the newest up to the step",
@@ -31,112 +30,67 @@ _WORDS = {
 _CLOCK = "its samples are the steps"
 
 
-@dataclass(frozen=True)
-class Sent:
-    """The samples of one feature, in the order in which they came.
+def tracks(
+    store: Store, index: IndexRow, schema: Schema, names: Sequence[str], policy: Align | None, control_hz: float
+) -> tuple[np.ndarray, list[Track], bool]:
+    """Return the times of all steps, what is to be drawn of features, and whether the episode has times.
 
-    Args:
-        stamps_ns: `(N,)` int64.
-        values: `(N, *shape)`; frame numbers of features kept in `frames`.
-        rows: `(N,)` int64, which of all the episode's samples each was.
-    """
-
-    stamps_ns: np.ndarray
-    values: np.ndarray
-    rows: np.ndarray
-
-
-def read_sent(store: Store, index: IndexRow, schema: Schema, names: Sequence[str]) -> dict[str, Sent]:
-    """Read the samples of features; where steps say all, they are those. Without times their stamps are 0, 1, …"""
-    if index.streams:
-        columns = read_steps(store, index.streams, schema, ["timestamp_ns", RECEIVED, *names])
-    else:
-        columns = read_steps(store, index.steps, schema, ["timestamp_ns", *names])
-    times = columns["timestamp_ns"]
-    stamps = times.values if times.valid is None else np.arange(len(times.values))
-    rows = {name: np.flatnonzero(columns[name].mask) for name in names}
-    return {name: Sent(stamps[rows[name]], columns[name].values[rows[name]], rows[name]) for name in names}
-
-
-def tracks(store: Store, index: IndexRow, schema: Schema, names: Sequence[str], per_s: float) -> tuple[np.ndarray, list[Track]]:
-    """Return the times of all steps, and what is to be drawn of features; times are in s after the first step.
+    Times are in s after the first step.
 
     Args:
         store: The root's store.
-        index: The episode's index row.
+        index: The episode's index row, with the parts `steps`, `streams` and `frames`.
         schema: Its features.
-        names: Features to draw; the episode has steps.
-        per_s: Stamps in a second.
+        names: Features to draw.
+        policy: How samples became steps, one or more; `None` where they are the steps.
+        control_hz: Steps a second of an episode without times.
 
     Raises:
-        CorruptDataError: The stored steps are not those of the stored samples.
+        FeatureError: The policy does not fit the features.
     """
-    columns = read_steps(store, index.steps, schema, ["timestamp_ns", *names])
-    times = columns.pop("timestamp_ns")
-    steps = times.values if times.valid is None else np.arange(index.num_steps)
-    # Which feature is the clock is known from all of them.
-    sent = read_sent(store, index, schema, list(schema) if index.align else names)
-    if index.align:
-        took = _aligned(store, index, schema, sent, steps)
+    sent, timed = read_sent(store, index, schema, control_hz)
+    taken: Mapping[str, Taken]
+    if policy is None:
+        steps_ns, columns, taken = sent.stamps_ns, sent.columns, {name: Taken(*_own(sent.columns[name])) for name in names}
+        rules = dict.fromkeys(names, _CLOCK if timed else "")
     else:
-        rule = _CLOCK if times.valid is None else ""
-        took = {name: _Took(np.where(columns[name].mask, np.cumsum(columns[name].mask) - 1, -1), rule) for name in names}
+        made = make_anew(sent, index, schema, policy)
+        steps_ns, columns, taken = made.steps.times_ns, made.columns, made.steps.features
+        rules = {name: _said(name, made.steps.clock, policy, taken[name]) for name in names}
     found = []
     for name in names:
-        feature, one, taken = schema[name], sent[name], took[name]
-        numbers = _has_numbers(feature)
+        feature, mask = schema[name], sent.columns[name].mask
+        stamps_ns, values = sent.stamps_ns[mask], sent.columns[name].values[mask]
+        numbers = feature.dtype in NUMERIC_DTYPES and not feature.in_frames and not feature.is_variable
+        late_ns = 0 if policy is None else round(policy.latency_s.get(name, 0) * 1e9)
         found.append(
             Track(
                 f"{name} ({feature.unit})" if feature.unit else name,
-                taken.rule,
-                (one.stamps_ns - taken.late_ns - steps[0]) / per_s,
-                _flat(one.values) if numbers else None,
-                taken.sample,
+                rules[name],
+                (stamps_ns - late_ns - steps_ns[0]) / 1e9,
+                _flat(values) if numbers else None,
+                taken[name].sample,
                 _flat(columns[name].values) if numbers else None,
                 elements=feature.names or (),
-                interpolated=taken.interpolated,
-                picture=functools.partial(_picture, store, index, name, feature, one.values) if feature.is_image else None,
+                interpolated=taken[name].values is not None,
+                picture=functools.partial(_picture, store, index, name, feature, values) if feature.is_image else None,
             )
         )
-    return (steps - steps[0]) / per_s, found
+    return (steps_ns - steps_ns[0]) / 1e9, found, timed
 
 
-@dataclass(frozen=True)
-class _Took:
-    sample: np.ndarray
-    rule: str
-    late_ns: int = 0
-    interpolated: bool = False
+def _own(column: Column) -> tuple[np.ndarray, np.ndarray]:
+    """Return which sample each step took, where samples are the steps, and their ages."""
+    return np.where(column.mask, np.cumsum(column.mask) - 1, -1), np.zeros(len(column.mask), np.int64)
 
 
-def _aligned(store: Store, index: IndexRow, schema: Schema, sent: Mapping[str, Sent], steps_ns: np.ndarray) -> dict[str, _Took]:
-    policy = Align.from_json(index.align)
-    streams = {
-        name: Stream(one.stamps_ns, one.values if _has_numbers(schema[name]) else None, one.rows, is_camera=schema[name].is_image)
-        for name, one in sent.items()
-    }
-    made = align(streams, policy)
-    if not np.array_equal(made.times_ns, steps_ns):
-        raise CorruptDataError(
-            f"{store.root}: the {len(steps_ns)} steps of episode {index.episode_id} are not the {len(made.times_ns)} that {policy} "
-            "makes of its samples."
-        )
-    found = {}
-    for name, taken in made.features.items():
-        between, late_ns = taken.values is not None, round(policy.latency_s.get(name, 0) * 1e9)
-        rule = _CLOCK if name == made.clock else _said(policy_of(name, made.clock, policy), between)
-        found[name] = _Took(taken.sample, rule, late_ns, between)
-    return found
-
-
-def _has_numbers(feature: Feature) -> bool:
-    return feature.dtype in NUMERIC_DTYPES and not feature.in_frames and not feature.is_variable
-
-
-def _said(policy: Policy, interpolated: bool) -> str:
+def _said(name: str, clock: str | None, policy: Align, taken: Taken) -> str:
+    if name == clock:
+        return _CLOCK
+    chosen: Policy = policy_of(name, clock, policy)
     # A default that interpolates holds what cannot be interpolated.
-    kind = "hold" if policy.kind in INTERPOLATING and not interpolated else policy.kind
-    return _WORDS[kind] + ("" if policy.within_s is None else f", {policy.within_s:g} s at most")
+    kind = "hold" if chosen.kind in INTERPOLATING and taken.values is None else chosen.kind
+    return _WORDS[kind] + ("" if chosen.within_s is None else f", {chosen.within_s:g} s at most")
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

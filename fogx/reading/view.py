@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 
-from fogx.errors import FeatureNotFoundError, SelectionError
+from fogx.align.policy import Align, seconds
+from fogx.align.steps import NEVER
+from fogx.errors import FeatureError, FeatureNotFoundError, SelectionError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
+from fogx.reading.anew import Anew, read_anew, read_sent
 from fogx.reading.episodes import cells, check_index, decoder
-from fogx.reading.tracks import read_sent, tracks
+from fogx.reading.tracks import tracks
 from fogx.show.html import card
 from fogx.show.plots import alignment
 from fogx.storage.files.store import Store
@@ -31,14 +35,16 @@ _MOST_ROWS = 12
 class EpisodeView:
     """A stored episode, or a slice of its steps.
 
-    `view["action"]` is an array, `view[10:20]` a view of ten steps, `view[3]` a dict of one step, `len(view)` its steps.
+    `view["action"]` is an array, `view[10:20]` a view of ten steps, `view[3]` a dict of one step, `len(view)` its steps;
+    `view.between(2.5, 4)` are the steps of one and a half seconds, and `view.aligned(fox.Align(rate_hz=10))` other steps.
     """
 
-    def __init__(self, store: Store, row: pa.Table, steps: range | None = None) -> None:
+    def __init__(self, store: Store, row: pa.Table, steps: Sequence[int] | None = None, made: Anew | None = None) -> None:
         # The row itself, not its position: that changes with the dataset's next commit.
         self._store = store
         self._row = row
-        self._steps = range(self._row["num_steps"][0].as_py()) if steps is None else steps
+        self._made = made
+        self._steps = self._all if steps is None else steps
 
     @property
     def episode_id(self) -> str:
@@ -57,8 +63,8 @@ class EpisodeView:
 
     @property
     def is_whole(self) -> bool:
-        """Whether this is all of the episode, not a slice of its steps."""
-        return self._steps == range(self._row["num_steps"][0].as_py())
+        """Whether this is the episode as it is stored: no slice of its steps, and none that were made anew."""
+        return self._made is None and self._steps == self._all
 
     @property
     def schema(self) -> Schema:
@@ -80,6 +86,65 @@ class EpisodeView:
         """`(T,)` int64 ns since 1970 of each step, or `None` where the source has no times."""
         column = self._column("timestamp_ns")
         return None if column.valid is not None else column.values
+
+    def between(self, start_s: float = 0.0, stop_s: float | None = None) -> EpisodeView:
+        """Return a view of the steps of a span of time.
+
+        Args:
+            start_s: First time, in s after the first step of the episode, inclusive.
+            stop_s: Last time, in s after the first step of the episode, exclusive; `None` for the end. Of a slice, too, times are
+                those of the episode.
+
+        Raises:
+            SelectionError: The episode has neither times nor a `control_hz`.
+            FeatureError: A time that is no finite number.
+        """
+        whole = EpisodeView(self._store, self._row, made=self._made)
+        times, hz = whole.timestamps_ns, self._row["control_hz"][0].as_py()
+        if times is None and hz is None:
+            raise SelectionError(
+                f"episode {self.episode_id} has neither times nor a control_hz; choose steps by number: view[10:20]. If you know how "
+                "many steps a second it has, dataset.tag(episodes, control_hz=...) says so."
+            )
+        times = np.rint(np.arange(len(whole)) * 1e9 / hz).astype(np.int64) if times is None else times
+        since = (times - times[:1])[np.asarray(self._steps, dtype=np.int64)]
+        inside = since >= round(seconds("start_s", start_s) * 1e9)
+        if stop_s is not None:
+            inside &= since < round(seconds("stop_s", stop_s) * 1e9)
+        return EpisodeView(self._store, self._row, [self._steps[i] for i in np.flatnonzero(inside).tolist()], self._made)
+
+    def aligned(self, align: Align) -> EpisodeView:
+        """Return a view of the whole episode with steps made anew, as recording with this policy would have.
+
+        Args:
+            align: How; `fox.Align(rate_hz=10)` for ten steps a second. See `Dataset.get_step_data` for episodes without samples of
+                their own, or without times.
+
+        Raises:
+            FeatureError: The policy does not fit the features, or one stray stamp makes far too many steps of a `rate_hz`.
+            SelectionError: The episode has neither times nor a `control_hz`.
+        """
+        if not isinstance(align, Align):
+            raise FeatureError(f"align= is a fox.Align, found {type(align).__name__}.")
+        return EpisodeView(self._store, self._row, made=self._anew(align))
+
+    def age_ns(self, feature: str) -> np.ndarray:
+        """Return how old the value of a feature is at each step: `(T,)` int64 ns, a masked array.
+
+        Below 0 where the value lies ahead (`fox.next`, `fox.nearest`); of values between two samples, since the one before. Known
+        also at steps without a value, where the policy's limit cut the sample off; masked where there is no sample at all.
+
+        Raises:
+            FeatureNotFoundError: No such feature.
+        """
+        self.schema[feature]
+        rows = np.asarray(self._steps, dtype=np.int64)
+        if self._policy is None:
+            valid = self._column(feature).mask
+            return np.ma.MaskedArray(np.zeros(len(rows), np.int64), ~valid)
+        made = self._made or self._anew(self._policy)
+        ages = made.ages_ns[feature][rows]
+        return np.ma.MaskedArray(np.where(ages == NEVER, 0, ages), ages == NEVER)
 
     def encoded(self, feature: str) -> list[bytes | None]:
         """Return a camera's (or another encoded feature's) bytes, exactly as stored; `None` at steps without a frame.
@@ -112,11 +177,12 @@ class EpisodeView:
         declared = self.schema[feature]
         if self.timestamps_ns is None:
             raise SelectionError(f"episode {self.episode_id} has no times, so none of samples; its values are view[{feature!r}].")
-        sent = read_sent(self._store, self._index, self.schema, [feature])[feature]
-        if not declared.in_frames:
-            return sent.stamps_ns, sent.values
-        blobs = read_frames(self._store, self._index.frames_of(feature), sent.values)
-        return sent.stamps_ns, _decoded(declared, blobs)
+        sent, _ = read_sent(self._store, self._index, self.schema, None)
+        column = sent.columns[feature]
+        stamps, values = sent.stamps_ns[column.mask], column.values[column.mask]
+        if declared.in_frames:
+            values = _decoded(declared, read_frames(self._store, self._index.frames_of(feature), values))
+        return stamps, values
 
     def plot(
         self, features: str | Sequence[str] | None = None, *, start_s: float | None = None, stop_s: float | None = None
@@ -130,11 +196,11 @@ class EpisodeView:
             features: Names; by default all, up to 12.
             start_s: Begin of the stretch, in s after the episode's first step, inclusive; by default that of the view. Where the
                 source has no times, they follow from `control_hz`.
-            stop_s: Its end, inclusive.
+            stop_s: Its end, exclusive; by default all is drawn.
 
         Raises:
             FeatureNotFoundError: No such feature; lists those there are.
-            SelectionError: No features, no steps, or a stretch that ends before it begins.
+            SelectionError: No features, no steps, or a stretch that does not end after its begin.
             MissingExtraError: `pip install 'fogx[plot]'` is needed.
         """
         names = (
@@ -146,17 +212,17 @@ class EpisodeView:
             raise SelectionError(
                 f"episode {self.episode_id}: {len(names)} features of {self.num_steps} steps; there is nothing to plot."
             )
-        has_times = self.timestamps_ns is not None
         hz = self._row["control_hz"][0].as_py()
-        axis = "seconds after the first step" if has_times or hz else "steps"
-        steps_s, drawn = tracks(self._store, self._index, self.schema, names, per_s=1e9 if has_times else hz or 1.0)
+        steps_s, drawn, timed = tracks(self._store, self._index, self.schema, names, self._policy, hz or 1.0)
+        axis = "seconds after the first step" if timed or hz else "steps"
         mine = np.asarray(self._steps, dtype=np.int64)
-        ends = [steps_s[mine], *([track.sent_s for track in drawn] if self.is_whole else [])]
+        ends = [steps_s[mine], *([track.sent_s for track in drawn] if self._steps == self._all else [])]
         first = min(float(times.min()) for times in ends if len(times)) if start_s is None else start_s
-        last = max(float(times.max()) for times in ends if len(times)) if stop_s is None else stop_s
-        if not first <= last:
+        newest = max(float(times.max()) for times in ends if len(times))
+        last = math.nextafter(newest, math.inf) if stop_s is None else stop_s
+        if not first < last:
             raise SelectionError(
-                f"plot from {first:g} s to {last:g} s: it ends before it begins. Give start_s= and stop_s= that rise."
+                f"plot from {first:g} s to {last:g} s: that is no stretch of time. Give a stop_s= after start_s=."
             )
         title = f"Episode {self.episode_id} of {self.dataset}: {self.num_steps} steps"
         return alignment(title, axis, steps_s[mine], [track.at(mine) for track in drawn], first, last)
@@ -190,7 +256,7 @@ class EpisodeView:
             IndexError: A step past the ends.
         """
         if isinstance(key, slice):
-            return EpisodeView(self._store, self._row, self._steps[key])
+            return EpisodeView(self._store, self._row, self._steps[key], self._made)
         if isinstance(key, str):
             feature = self.schema[key]
             return _decoded(feature, self.encoded(key)) if feature.in_frames else _masked(self._column(key))
@@ -220,9 +286,27 @@ class EpisodeView:
         check_index(self._store.root, row, index)
         return index
 
+    @property
+    def _all(self) -> range:
+        stored: int = self._row["num_steps"][0].as_py()
+        return range(stored if self._made is None else self._made.num_steps)
+
+    @property
+    def _policy(self) -> Align | None:
+        """How samples became the steps of this view; `None` where these are the samples."""
+        if self._made is not None:
+            return self._made.align
+        return Align.from_json(self._index.align) if self._index.streams else None
+
+    def _anew(self, align: Align) -> Anew:
+        return read_anew(self._store, self._index, self.schema, align, self._row["control_hz"][0].as_py())
+
     def _column(self, name: str) -> Column:
-        column = read_steps(self._store, self._index.steps, self.schema, [name])[name]
-        rows = slice(None) if self._steps == range(len(column.values)) else np.asarray(self._steps, dtype=np.int64)
+        if self._made is not None:
+            column = self._made.column(name)
+        else:
+            column = read_steps(self._store, self._index.steps, self.schema, [name])[name]
+        rows = slice(None) if self._steps == self._all else np.asarray(self._steps, dtype=np.int64)
         return Column(column.values[rows], None if column.valid is None else column.valid[rows])
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from fogx.align.columns import aligned
 from fogx.align.policy import Align
-from fogx.align.steps import fast_clock
-from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, listing
+from fogx.align.steps import fast_clock, many_gaps
+from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, TooManyStepsError, listing
 from fogx.feature import Feature, Schema, check_feature_name
-from fogx.protocols import EpisodeData
-from fogx.recording.aligning import aligned
+from fogx.protocols import EpisodeData, Samples
 from fogx.recording.channel import Channel, Prepared
 from fogx.recording.grouping import StepGrouper
 from fogx.recording.journal import LOOSE, STAMPED, TIMED, Journal, Recorded
@@ -358,8 +358,7 @@ class Episode:
         facts = {**self._metadata, **metadata}
         own = {key: facts.pop(key, None) for key in _OWN}
         data, told = self._aligned() if self._timed else self._grouped()
-        if self._align is not None and own["control_hz"] is None:
-            own["control_hz"] = self._align.rate_hz
+        own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
         stored = self._seal(replace(data, metadata=facts, episode_id=self._id, **own))
         self._steps = data.num_steps
         self._end("closed")
@@ -382,15 +381,22 @@ class Episode:
         """Return the steps as the times of the values tell them."""
         stamps, received = np.array(self._stamps, np.int64), np.array(self._received, np.int64)
         sent = {name: channel.column(len(stamps)) for name, channel in self._channels.items()}
-        policy = self._align or Align()
-        made = aligned(self._schema(), sent, stamps, received, policy)
-        told = [None if policy.says_clock else fast_clock(made.streams, made.steps)]
+        policy, samples, told = self._align or Align(), Samples(sent, stamps, received, {}), list[str | None]()
+        try:
+            made = aligned(self._schema(), samples, policy)
+        except TooManyStepsError as error:  # one stray stamp must not keep a take from being saved
+            policy = replace(policy, rate_hz=None)
+            made = aligned(self._schema(), samples, policy)
+            told.append(f"{error} The steps were made without rate_hz=, and every sample is kept.")
+        told += [None if policy.says_clock else fast_clock(made.streams, made.steps)]
+        told += [many_gaps(made.streams, made.steps, policy)]
         if cuts := made.steps.cuts:
             told.append(
-                f"a clock was set back {len(cuts)} time(s), first before step {cuts[0]}: stamps went back by more than 1 s. What "
-                "came before and after is aligned apart, and times of steps fall there. Look at view.timestamp_ns."
+                f"a clock was set back {len(cuts)} time(s), first before step {cuts[0]}: its stamps fell behind the times of arrival. "
+                "What came before and after is aligned apart, and times of steps fall there. Look at view.timestamp_ns."
             )
         data = EpisodeData(self._schema(), made.columns, len(made.steps.times_ns), made.steps.times_ns, samples=made.samples)
+        data.control_hz = policy.rate_hz
         return data, [f"episode {self._id}: {text}" for text in told if text]
 
     def _end(self, state: str) -> None:

@@ -69,7 +69,7 @@ def alignment(title: str, axis: str, steps_s: np.ndarray, tracks: Sequence[Track
         steps_s: `(T,)` float64, times of the steps in s.
         tracks: The features, one or more.
         start_s: Where the picture begins, inclusive.
-        stop_s: Where it ends, inclusive.
+        stop_s: Where it ends, exclusive; after `start_s`.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -84,9 +84,9 @@ def alignment(title: str, axis: str, steps_s: np.ndarray, tracks: Sequence[Track
     # Not pyplot: it keeps every figure, and opens windows.
     figure = Figure(figsize=(_WIDTH, sum(heights) + 1.15), layout="constrained", facecolor="white")
     rows = figure.subplots(len(tracks), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    edge = (stop_s - start_s) * 0.012 or 0.5
+    edge = max((stop_s - start_s) * 0.012, 1e-3)
     rows[0].set_xlim(start_s - edge, stop_s + edge)
-    seen = _thinned(np.flatnonzero((steps_s >= start_s) & (steps_s <= stop_s)))
+    seen = _thinned(np.flatnonzero((steps_s >= start_s) & (steps_s < stop_s)))
     for row, track in zip(rows, tracks, strict=True):
         _draw(row, track, steps_s, seen, (start_s, stop_s))
     rows[-1].set_xlabel(axis, color=_INK)
@@ -104,7 +104,7 @@ def alignment(title: str, axis: str, steps_s: np.ndarray, tracks: Sequence[Track
 
 
 def _draw(row: Axes, track: Track, steps_s: np.ndarray, seen: np.ndarray, sight: tuple[float, float]) -> None:
-    inside = np.flatnonzero((track.sent_s >= sight[0]) & (track.sent_s <= sight[1]))
+    inside = np.flatnonzero((track.sent_s >= sight[0]) & (track.sent_s < sight[1]))
     sent = _thinned(inside)
     has = seen[track.taken[seen] >= 0]
     gaps = seen[track.taken[seen] < 0]

@@ -54,11 +54,11 @@ def test_samples_are_there_as_they_came(dataset):
 
 def test_samples_of_steps_that_say_all(dataset):
     with dataset.new_episode() as episode:
-        for number in range(3):
-            episode.add_step({"x": number, "cam": image(number), **({"rare": 1.0} if number == 1 else {})}, START + number * MS)
+        for number in range(4):
+            episode.add_step({"x": number, "cam": image(number), **({} if number == 1 else {"rare": 1.0})}, START + number * MS)
     (view,) = dataset.episodes
-    assert (view.samples("rare")[0] - START).tolist() == [MS]
-    assert view.samples("x")[1].tolist() == [0, 1, 2]
+    assert (view.samples("rare")[0] - START).tolist() == [0, 2 * MS, 3 * MS]
+    assert view.samples("x")[1].tolist() == [0, 1, 2, 3]
     assert np.array_equal(view.samples("cam")[1], view["cam"])
 
 
@@ -104,8 +104,17 @@ def test_a_slice_and_a_stretch(dataset):
     (row,) = view.plot("tcp", start_s=0.05, stop_s=0.15).axes
     assert [len(points) for points in drawn(row, "steps")] == [1, 1]
     assert np.allclose(np.array(drawn(row, "samples")[0])[:, 0], [0.08, 0.12])
-    with pytest.raises(SelectionError, match=r"plot from 2 s to 1 s: it ends before it begins"):
-        view.plot(start_s=2, stop_s=1)
+    for stop_s in (1, 2):
+        with pytest.raises(SelectionError, match=rf"plot from 2 s to {stop_s} s: that is no stretch of time"):
+            view.plot(start_s=2, stop_s=stop_s)
+
+
+def test_steps_made_anew_are_drawn(dataset):
+    view = record(dataset).aligned(fox.Align(reference="action"))
+    rows = {row.get_title("left"): row for row in view.plot().axes}
+    assert np.allclose(links(rows["cam"]), [[[t, 1.0], [t + 0.015, 0.0]] for t in (-0.015, 0.085, 0.185)])
+    assert rows["action"].get_title("right") == "10/s, its samples are the steps"
+    assert np.allclose(drawn(rows["force"], "gaps")[0], [[0.0, 0.1]])
 
 
 def test_steps_without_a_policy_and_without_times(dataset, bridge_dir):

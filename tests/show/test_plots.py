@@ -42,7 +42,7 @@ def test_samples_are_dots_steps_are_rings_and_each_is_linked_to_its_sample():
 
 
 def test_only_what_is_in_sight_is_drawn():
-    (row,) = alignment("", "", STEPS, [held()], 0.3, 0.5).axes
+    (row,) = alignment("", "", STEPS, [held()], 0.4, 1.0).axes
     assert drawn(row, "samples") == [[[0.4, 2.0]]]
     assert drawn(row, "steps") == [[[0.5, 2.0]]]
     assert drawn(row, "gaps") == []
@@ -103,7 +103,7 @@ def test_never_more_than_so_many_points(count):
     times = np.arange(count) / 100
     values = np.sin(times)[:, None]
     track = held(sent_s=times, sent=values, at_steps=values, taken=np.arange(count))
-    (row,) = alignment("", "", times, [track], 0.0, float(times[-1])).axes
+    (row,) = alignment("", "", times, [track], 0.0, count / 100).axes
     for label in ("samples", "steps"):
         (points,) = drawn(row, label)
         assert len(points) == min(count, len(points)) <= MOST_POINTS
@@ -121,7 +121,7 @@ def test_a_feature_without_samples_is_all_gaps():
 
 def test_one_moment(tmp_path):
     track = held(sent_s=np.zeros(1), sent=np.ones((1, 1)), taken=np.zeros(1, int), at_steps=np.ones((1, 1)))
-    alignment("", "", np.zeros(1), [track], 0.0, 0.0).savefig(tmp_path / "plot.png")
+    alignment("", "", np.zeros(1), [track], 0.0, 1e-9).savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 _MOVED = "fogx.pointersMoved"
 
-Pointers = Mapping[str, tuple[str, int]]
-"""Episode id → its index file and the row in it."""
+Cells = Mapping[str, Mapping[str, Any]]
+"""Episode id → cells of its row by column."""
 
 PATIENCE_S = 120.0
 """A commit that meets other writers' is tried again for so long."""
@@ -168,30 +168,36 @@ class EpisodeLog:
 
         return self._retrying(attempt, operation) if ids else 0
 
-    def repoint(self, old: Pointers, new: Pointers) -> int:
-        """Let episodes point to new index rows, in one commit, and return how many do.
+    def repoint(self, old: Cells, new: Cells, operation: str) -> list[str]:
+        """Let episodes point to new index rows, in one commit, and return the ids of those that do.
 
-        Episodes that are gone, or no longer point where they did, are left alone.
+        Args:
+            old: Of each episode, `index_file`, `index_row` and what else must be as it was. Episodes that are gone, or of which
+                anything of it is not, are left alone.
+            new: Of each, the cells to set, in columns of fogx's own.
+            operation: What `history()` shows.
         """
         wanted = pa.array(sorted(old), pa.string())
 
-        def attempt() -> int:
+        def attempt() -> list[str]:
             if not self.pointers_moved:
-                self.delta.set_properties({_MOVED: "true"}, "first compact")
+                self.delta.set_properties({_MOVED: "true"}, f"first {operation}")
             latest = self.delta.snapshot()
-            held = latest.of(wanted).select(["episode_id", "index_file", "index_row"]).to_pylist()
-            moving = [row["episode_id"] for row in held if old[row["episode_id"]] == (row["index_file"], row["index_row"])]
+            held = {row["episode_id"]: row for row in latest.of(wanted).to_pylist()}
+            moving = [i for i, row in held.items() if all(row[name] == value for name, value in old[i].items())]
+            # There already, through a commit whose answer was lost: nobody else knows the new files.
+            there = [i for i, row in held.items() if row["index_file"] == new[i]["index_file"]]
             if moving:
                 columns = {}
-                for number, column in enumerate(("index_file", "index_row")):
-                    values = pa.array([new[i][number] for i in moving], latest.schema.field(column).type)
+                for column in new[moving[0]]:
+                    values = pa.array([new[i][column] for i in moving], latest.schema.field(column).type)
                     columns[column] = values, pa.array([True] * len(moving))
                 edits = Edits(pa.array(moving, pa.string()), columns)
-                self._replace({n: patched(latest.files[n], edits) for n in latest.holding(edits.ids)}, "compact", len(moving))
+                self._replace({n: patched(latest.files[n], edits) for n in latest.holding(edits.ids)}, operation, len(moving))
                 self._own(patched(aligned(self.rows, latest.schema), edits))
-            return len(moving)
+            return [*there, *moving]
 
-        return self._retrying(attempt, "compact")
+        return self._retrying(attempt, operation)
 
     @property
     def pointers_moved(self) -> bool:

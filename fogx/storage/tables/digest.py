@@ -50,7 +50,8 @@ def digest(data: EpisodeData) -> bytes:
     total.update(b"" if data.timestamps_ns is None else _int64(data.timestamps_ns))
     _columns(total, data.schema, data.columns)
     if data.samples is not None:
-        total.update(_int64(data.samples.stamps_ns) + _int64(data.samples.received_ns))
+        total.update(_int64(data.samples.stamps_ns))
+        total.update(b"" if data.samples.received_ns is None else _int64(data.samples.received_ns))
         total.update(json.dumps(data.samples.align, sort_keys=True).encode())
         _columns(total, data.schema, data.samples.columns)
     return total.digest()

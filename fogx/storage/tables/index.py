@@ -59,9 +59,10 @@ _SCHEMA = pa.schema(
         pa.field("stats", pa.list_(_STATS)),
         pa.field("streams", pa.list_(_STEPS)),
         pa.field("align", pa.string()),
+        pa.field("in_steps", pa.list_(pa.string())),
     ]
 )
-_LATER = ("streams", "align")
+_LATER = ("streams", "align", "in_steps")
 """Columns that files of before do not have."""
 
 
@@ -81,6 +82,7 @@ class IndexRow:
         stats: Statistics by numeric feature.
         streams: Places of its samples, in order; none where steps say all.
         align: The policy that made the steps of these.
+        in_steps: Features whose samples are named by the step that holds them.
     """
 
     episode_id: str
@@ -94,6 +96,7 @@ class IndexRow:
     stats: Mapping[str, FeatureStats] = field(default_factory=dict)
     streams: Sequence[StepsPlace] = ()
     align: Mapping[str, Any] | None = None
+    in_steps: Sequence[str] = ()
 
     @property
     def files(self) -> set[str]:
@@ -120,6 +123,7 @@ _OBJECTS = (
     "steps",
     "stats",
     "streams",
+    "in_steps",
     *(f"frames.list.element.{f.name}" for f in _FRAMES if f.name not in ("lengths", "crc32c")),
 )
 """Columns of which Python objects are made."""
@@ -268,6 +272,7 @@ def _to_arrow(row: IndexRow) -> dict[str, Any]:
         "stats": [{"feature": name, **stats.to_dict()} for name, stats in row.stats.items()],
         "streams": [asdict(place) for place in row.streams],
         "align": None if row.align is None else encode_nested(row.align),
+        "in_steps": list(row.in_steps),
     }
 
 
@@ -294,6 +299,7 @@ def _row(row: dict[str, Any], frames: list[FramesPlace]) -> IndexRow:
         stats={entry.pop("feature"): FeatureStats.from_dict(entry) for entry in row.get("stats") or []},
         streams=streams,
         align=decode_nested(row["align"]) if row.get("align") else None,
+        in_steps=row.get("in_steps") or (),
     )
 
 

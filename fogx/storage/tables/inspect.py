@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import google_crc32c
@@ -85,13 +85,16 @@ def read_group(store: Store, pointer: str, group: int) -> pa.Table:
     return table
 
 
-def check_steps_place(parquet: GuardedParquet, place: StepsPlace, episode_id: str, schema: Schema) -> None:
+def check_steps_place(
+    parquet: GuardedParquet, place: StepsPlace, episode_id: str, schema: Schema, in_steps: Collection[str]
+) -> None:
     """Compare a place with the file's footer.
 
     Raises:
         DamagedError: The file holds other columns, fewer rows, or other episodes there.
     """
-    expected = steps_schema(schema, place.file.partition("/")[0])
+    family = place.file.partition("/")[0]
+    expected = steps_schema(schema, family, in_steps if family == "streams" else ())
     found = parquet.schema
     if not found.equals(expected) or (found.metadata or {}).get(b"fogx.schema_id") != schema.schema_id.encode():
         raise DamagedError("wrong content", "The file holds other columns than those of the episode's schema.")

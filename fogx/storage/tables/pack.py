@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class _Pending:
     stats: dict[str, FeatureStats]
     nested: dict[str, Any]
     cells: dict[str, Any]
+    in_steps: list[str]
 
 
 class EpisodePacker:
@@ -62,21 +63,26 @@ class EpisodePacker:
         self._store = store
         self._dataset = dataset
         self._partition = partition or partition_folder("dataset", dataset)
-        self._steps: dict[tuple[str, str], StepsWriter] = {}
+        self._steps: dict[tuple[str, str, frozenset[str]], StepsWriter] = {}
         self._frames: FramesWriter | None = None
         self._files: list[str] = []
         self._places: dict[str, list[Any]] = {}
         self._pending: list[_Pending] = []
         self._began = Stopwatch()
 
-    def add(self, episode_id: str, data: EpisodeData) -> None:
+    def add(self, episode_id: str, data: EpisodeData, kept: IndexRow | None = None) -> None:
         """Append one episode; its arrays are not needed afterwards.
+
+        Args:
+            episode_id: Its id.
+            data: The episode.
+            kept: Where it lies already: its frames are not written again, nor its samples where they are there whole.
 
         Raises:
             StorageError: It could not be written; nothing of it is visible.
         """
         with self._store.writing(f"episode {episode_id}"):
-            self._add(episode_id, data)
+            self._add(episode_id, data, kept)
 
     def close(self) -> Packed:
         """Finish and sync all files; return the rows to commit.
@@ -87,14 +93,23 @@ class EpisodePacker:
         with self._store.writing(f"{len(self._pending)} episodes"):
             return self._close()
 
-    def _add(self, episode_id: str, data: EpisodeData) -> None:
+    def _add(self, episode_id: str, data: EpisodeData, kept: IndexRow | None) -> None:
         schema, samples = data.schema, data.samples
         place = self._writer(schema, "steps").add(episode_id, data.columns, data.num_steps, data.timestamps_ns)
-        streams = []
-        if samples is not None:
+        streams, in_steps = [], frozenset[str]()
+        if samples is not None and kept is not None and kept.streams and not kept.in_steps:
+            streams = list(kept.streams)
+        elif samples is not None:
+            in_steps = frozenset(samples.in_steps)
+            sent = {
+                **samples.columns,
+                **{name: replace(samples.columns[name], values=samples.in_steps[name]) for name in in_steps},
+            }
             times = samples.stamps_ns, samples.received_ns
-            streams = [self._writer(schema, "streams").add(episode_id, samples.columns, len(times[0]), *times)]
-        for name in sorted(name for name, feature in schema.items() if feature.in_frames):
+            streams = [self._writer(schema, "streams", in_steps).add(episode_id, sent, len(times[0]), *times)]
+        if kept is not None:
+            self._places[episode_id] = list(kept.frames)
+        for name in sorted(name for name, feature in schema.items() if feature.in_frames and kept is None):
             if samples is None:
                 self._add_frames(episode_id, name, data.columns[name], data.timestamps_ns)
             else:
@@ -114,14 +129,16 @@ class EpisodePacker:
             source_key=data.source_key,
         )
         if samples is not None:
-            slim.samples = Samples({}, samples.stamps_ns[:0], samples.received_ns[:0], samples.align)
-        self._pending.append(_Pending(episode_id, slim, place, streams, digest(data), partial, stats, nested, cells))
+            slim.samples = Samples({}, samples.stamps_ns[:0], None, samples.align)
+        self._pending.append(
+            _Pending(episode_id, slim, place, streams, digest(data), partial, stats, nested, cells, sorted(in_steps))
+        )
 
-    def _writer(self, schema: Schema, family: str) -> StepsWriter:
-        key = family, schema.schema_id
+    def _writer(self, schema: Schema, family: str, in_steps: frozenset[str] = frozenset()) -> StepsWriter:
+        key = family, schema.schema_id, in_steps
         if key not in self._steps:
             write_schema(self._store, schema)
-            self._steps[key] = StepsWriter(self._store, schema, self._partition, family)
+            self._steps[key] = StepsWriter(self._store, schema, self._partition, family, in_steps)
             self._files.append(self._steps[key].pointer)
         return self._steps[key]
 
@@ -142,6 +159,7 @@ class EpisodePacker:
                 p.stats,
                 p.streams,
                 None if p.data.samples is None else p.data.samples.align,
+                p.in_steps,
             )
             for p in self._pending
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError
-from fogx.feature import Schema
+from fogx.feature import Feature, Schema
 from fogx.memory import Room
 from fogx.protocols import Column
 from fogx.storage.files.paths import new_pointer
@@ -21,14 +21,18 @@ from fogx.storage.tables.places import StepsPlace
 
 RECEIVED = "received_ns"
 
+STEP_NUMBER = Feature("int32", ())
+"""What stands in `streams` in the place of a value that a step holds."""
+
 ROW_GROUP_ROWS = 10_000
 """Episodes share a row group up to about this many rows: small enough to prune, large enough to scan fast."""
 
 
-def steps_schema(schema: Schema, family: str = "steps") -> pa.Schema:
+def steps_schema(schema: Schema, family: str = "steps", in_steps: Collection[str] = ()) -> pa.Schema:
     """Return the arrow schema of the `steps` or `streams` files of one episode schema.
 
-    In `streams` a row is a sample: `step_index` is its number, `timestamp_ns` its stamp, `received_ns` when it came.
+    In `streams` a row is a sample: `step_index` is its number, `timestamp_ns` its stamp, `received_ns` when it came. Features
+    `in_steps` have there, in the place of values, int32 numbers of the steps that hold them.
     """
     own = [
         pa.field("episode_id", pa.string(), nullable=False),
@@ -36,24 +40,28 @@ def steps_schema(schema: Schema, family: str = "steps") -> pa.Schema:
         pa.field("timestamp_ns", pa.int64()),
         *([pa.field(RECEIVED, pa.int64())] if family == "streams" else []),
     ]
-    fields = [pa.field(name, arrow_type(feature)) for name, feature in schema.items()]
+    fields = [pa.field(name, pa.int32() if name in in_steps else arrow_type(feature)) for name, feature in schema.items()]
     return pa.schema(own + fields, metadata={"fogx.schema_id": schema.schema_id})
 
 
 class StepsWriter:
     """Writes one `steps` or `streams` file; episodes must come in order of their ids."""
 
-    def __init__(self, store: Store, schema: Schema, partition: str, family: str = "steps") -> None:
+    def __init__(
+        self, store: Store, schema: Schema, partition: str, family: str = "steps", in_steps: Collection[str] = ()
+    ) -> None:
         self.pointer = new_pointer(family, partition)
         self._schema = schema
-        self._arrow = steps_schema(schema, family)
+        self._in_steps = in_steps
+        self._arrow = steps_schema(schema, family, in_steps)
         self._sink = store.create(self.pointer)
-        floats = [k for k, f in schema.items() if not f.in_frames and str(f.dtype).startswith("float")]
+        here = {k: f for k, f in schema.items() if not f.in_frames and k not in in_steps}
+        floats = [k for k, f in here.items() if str(f.dtype).startswith("float")]
         self._writer = pq.ParquetWriter(
             self._sink,
             self._arrow,
             compression="zstd",
-            use_dictionary=["episode_id"] + [_leaf(k, self._arrow) for k, f in schema.items() if f.dtype in ("str", "bytes")],
+            use_dictionary=["episode_id"] + [_leaf(k, self._arrow) for k, f in here.items() if f.dtype in ("str", "bytes")],
             use_byte_stream_split=[_leaf(k, self._arrow) for k in floats],
             write_page_index=True,
             write_page_checksum=True,
@@ -68,20 +76,15 @@ class StepsWriter:
 
         Args:
             episode_id: The episode.
-            columns: Column of `rows` values of each feature.
+            columns: Column of `rows` values of each feature; of those `in_steps`, of int32 numbers of steps.
             rows: How many.
             times_ns: `(rows,)` int64: the times, and of samples when they came.
         """
         if self._rows and self._rows + rows > ROW_GROUP_ROWS:
             self._flush()
         place = StepsPlace(self.pointer, self._groups, self._rows, rows)
-        own = [pa.array([episode_id] * rows, pa.string()), pa.array(np.arange(rows, dtype=np.int64))]
-        own += [pa.nulls(rows, pa.int64()) if times is None else pa.array(times, pa.int64()) for times in times_ns]
-        features = [
-            frame_numbers(columns[name]) if feature.in_frames else to_arrow(columns[name], feature)
-            for name, feature in self._schema.items()
-        ]
-        self._tables.append(pa.Table.from_arrays(own + features, schema=self._arrow))
+        times = dict(zip(("timestamp_ns", RECEIVED), times_ns, strict=False))
+        self._tables.append(steps_table(self._arrow, self._schema, episode_id, columns, rows, times, self._in_steps))
         self._rows += rows
         return place
 
@@ -103,7 +106,44 @@ class StepsWriter:
         self._tables, self._rows, self._groups = [], 0, self._groups + 1
 
 
-def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names: Sequence[str]) -> dict[str, Column]:
+def steps_table(
+    arrow: pa.Schema,
+    schema: Schema,
+    episode_id: str,
+    columns: Mapping[str, Column],
+    rows: int,
+    times_ns: Mapping[str, np.ndarray | None],
+    in_steps: Collection[str] = (),
+) -> pa.Table:
+    """Return the steps or samples of one episode as a table.
+
+    Args:
+        arrow: The table's columns: all or some of `steps_schema`.
+        schema: The episode's schema.
+        episode_id: The episode.
+        columns: Column of `rows` values of each feature in `arrow`.
+        rows: How many.
+        times_ns: `(rows,)` int64 by name; `None` where there are none.
+        in_steps: Features of which `columns` holds numbers of steps.
+    """
+
+    def array(name: str) -> pa.Array:
+        if name == "episode_id":
+            return pa.array([episode_id] * rows, pa.string())
+        if name == "step_index":
+            return pa.array(np.arange(rows, dtype=np.int64))
+        if name in times_ns:
+            return pa.nulls(rows, pa.int64()) if times_ns[name] is None else pa.array(times_ns[name], pa.int64())
+        if schema[name].in_frames:
+            return frame_numbers(columns[name])
+        return to_arrow(columns[name], STEP_NUMBER if name in in_steps else schema[name])
+
+    return pa.Table.from_arrays([array(name) for name in arrow.names], schema=arrow)
+
+
+def read_steps(
+    store: Store, places: Sequence[StepsPlace], schema: Schema, names: Sequence[str], in_steps: Collection[str] = ()
+) -> dict[str, Column]:
     """Return columns of one episode, reading nothing but those.
 
     Args:
@@ -111,6 +151,7 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
         places: The episode's places, in order.
         schema: The episode's schema.
         names: Features, `timestamp_ns`, and of `streams` `received_ns`; features kept in `frames` come as int32 frame numbers.
+        in_steps: Features that `streams` name by step; they come as int32 numbers, for `in_place_of`.
 
     Raises:
         CorruptDataError: The file cannot be read, a page's checksum is wrong, or its row groups would take more memory than they
@@ -118,7 +159,7 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
     """
     if not names:
         return {}
-    arrow = steps_schema(schema, "streams" if RECEIVED in names else "steps")
+    arrow = steps_schema(schema, "streams" if RECEIVED in names else "steps", in_steps)
     expected = pa.schema([arrow.field(name) for name in names])
     # Not `empty_table()`: it imports pandas, which training workers do without.
     parts = [pa.Table.from_arrays([pa.nulls(0, f.type) for f in expected], schema=expected)]
@@ -134,16 +175,34 @@ def read_steps(store: Store, places: Sequence[StepsPlace], schema: Schema, names
             )
         parts.append(part)
     with readable(f"{store.root}: {', '.join(place.file for place in places[:1])}"):
-        return columns_of(pa.concat_tables(parts), schema)
+        return columns_of(pa.concat_tables(parts), schema, in_steps)
 
 
-def columns_of(table: pa.Table, schema: Schema) -> dict[str, Column]:
-    """Return rows of a `steps` file as columns; features kept in `frames` come as int32 frame numbers."""
-    return {name: _column(table[name], name, schema) for name in table.column_names}
+def columns_of(table: pa.Table, schema: Schema, in_steps: Collection[str] = ()) -> dict[str, Column]:
+    """Return rows of a file as columns; features kept in `frames` and those `in_steps` come as int32 numbers."""
+    return {name: _column(table[name], None if name in in_steps else schema.features.get(name)) for name in table.column_names}
 
 
-def _column(array: pa.ChunkedArray, name: str, schema: Schema) -> Column:
-    feature = schema.features.get(name)
+def in_place_of(numbers: Column, steps: Column) -> Column:
+    """Return the values of samples that are named by step.
+
+    Args:
+        numbers: `(R,)` int32, of which step each sample is the value.
+        steps: The feature's column of steps.
+
+    Raises:
+        CorruptDataError: A number of no step, or of one without a value.
+    """
+    mask = numbers.mask
+    named = numbers.values[mask]
+    if len(named) and not (named.min() >= 0 and named.max() < len(steps.values) and steps.mask[named].all()):
+        raise CorruptDataError(f"samples name steps that hold no value, of {len(steps.values)} steps.")
+    values = np.zeros((len(mask), *steps.values.shape[1:]), steps.values.dtype)
+    values[mask] = steps.values[named]
+    return Column(values, numbers.valid)
+
+
+def _column(array: pa.ChunkedArray, feature: Feature | None) -> Column:
     if feature is not None and not feature.in_frames:
         return from_arrow(array, feature)
     numbers = array.combine_chunks()

@@ -1,0 +1,199 @@
+"""Steps made anew, when they are read, from the samples that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from polars.io.plugins import register_io_source
+
+from fogx.align.columns import Aligned, aligned
+from fogx.align.policy import Align
+from fogx.errors import FeatureError, SelectionError, did_you_mean, listing
+from fogx.feature import Schema
+from fogx.protocols import Column, Samples
+from fogx.reading.episodes import locate, read_samples
+from fogx.reading.roots import Chosen
+from fogx.storage.files.store import Store
+from fogx.storage.tables.index import IndexRow, read_schema
+from fogx.storage.tables.steps import read_steps, steps_schema, steps_table
+
+_AT_ONCE = 64
+"""Index rows that are looked up together."""
+
+
+@dataclass(frozen=True)
+class Anew:
+    """The steps of one episode, made anew.
+
+    Args:
+        columns: A `Column` for each feature; of features in `frames`, of int32 frame numbers.
+        times_ns: `(T,)` int64, or `None` for an episode without times.
+        ages_ns: By feature, `(T,)` int64 step − time of its sample; `NEVER` (see `fogx.align.steps`) where there is none.
+        align: How they were made.
+    """
+
+    columns: Mapping[str, Column]
+    times_ns: np.ndarray | None
+    ages_ns: Mapping[str, np.ndarray]
+    align: Align
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(next(iter(self.ages_ns.values()), ()))
+
+    def column(self, name: str) -> Column:
+        """Return a feature, or `timestamp_ns`."""
+        if name != "timestamp_ns":
+            return self.columns[name]
+        if self.times_ns is not None:
+            return Column(self.times_ns)
+        return Column(np.zeros(self.num_steps, np.int64), np.zeros(self.num_steps, bool))
+
+
+def check_align(chosen: Chosen, policy: Any, *, stored: bool = False) -> None:
+    """Refuse a policy that does not fit the episodes, before anything is read of their samples.
+
+    Args:
+        chosen: The episodes.
+        policy: What was given as `align=`.
+        stored: Whether the steps are to be stored; episodes without times are then refused even where their rate is known.
+
+    Raises:
+        FeatureError: No `fox.Align`, or a feature that no episode has, or a clock that some have not.
+        SelectionError: Episodes without times; names them and says what to do.
+    """
+    if not isinstance(policy, Align):
+        raise FeatureError(f"align= is a fox.Align, found {type(policy).__name__}.")
+    table = chosen.table(["episode_id", "schema_id", "start_ns", "num_steps", "control_hz"])
+    stores = {table["schema_id"][i].as_py(): chosen.roots[r].store for i, r in enumerate(chosen.root.tolist())}
+    schemas = {schema_id: read_schema(store, schema_id) for schema_id, store in stores.items()}
+    known = sorted({name for schema in schemas.values() for name in schema})
+    for name in {*policy.features, *policy.latency_s, *filter(None, [policy.reference])} if schemas else ():
+        if name not in known:
+            raise FeatureError(
+                f"align: no episode has the feature {name!r}; there are {listing(known)}.{did_you_mean(name, known)}"
+            )
+    without = [i for i, schema in schemas.items() if policy.reference is not None and policy.reference not in schema.features]
+    if without:
+        lacking = table.filter(pc.is_in(table["schema_id"], pa.array(without)))["episode_id"].to_pylist()
+        raise FeatureError(
+            f"align: {len(lacking)} of {len(table)} episodes have no feature {policy.reference!r} whose samples could be steps: "
+            f"{listing(lacking, most=3)}. Leave them out, or align them by rate_hz= or union=True."
+        )
+    untimed = pc.and_(pc.is_null(table["start_ns"]), pc.greater(table["num_steps"], 0))
+    untimed = untimed if stored else pc.and_(untimed, pc.is_null(table["control_hz"]))
+    ids = table.filter(untimed)["episode_id"].to_pylist()
+    if ids:
+        remedy = (
+            "get_step_data(align=...) aligns those whose control_hz is known"
+            if stored
+            else "if you know how many steps a second they have, dataset.tag(episodes, control_hz=...) says so"
+        )
+        raise SelectionError(
+            f"align: {len(ids)} of {len(table)} episodes have no times, so no steps can be made anew: {listing(ids, most=3)}. Leave them "
+            f'out (info[info["start_ns"].notna()]); {remedy}.'
+        )
+
+
+def _fitting(policy: Align, schema: Schema) -> Align:
+    """Return a policy without what it says of features that an episode has not."""
+    features = {name: own for name, own in policy.features.items() if name in schema.features}
+    latency_s = {name: late for name, late in policy.latency_s.items() if name in schema.features}
+    return replace(policy, features=features, latency_s=latency_s)
+
+
+def make_anew(samples: Samples, index: IndexRow, schema: Schema, policy: Align, *, keep: bool = False) -> Aligned:
+    """Align the samples of an episode; an error names it.
+
+    Raises:
+        FeatureError: The policy does not fit the features, or would make too many steps.
+    """
+    try:
+        return aligned(schema, samples, _fitting(policy, schema), keep=keep)
+    except FeatureError as error:
+        raise type(error)(f"episode {index.episode_id}: {error}") from None
+
+
+def read_anew(store: Store, index: IndexRow, schema: Schema, policy: Align, control_hz: float | None) -> Anew:
+    """Read the samples of an episode, and make steps of them; no frame is read.
+
+    Args:
+        store: The root's store.
+        index: The episode's index row, with the parts `steps` and `streams`.
+        schema: Its schema.
+        policy: How.
+        control_hz: Steps a second of an episode without times.
+
+    Raises:
+        FeatureError: As `make_anew`.
+        SelectionError: Neither times nor `control_hz`.
+    """
+    samples, timed = read_sent(store, index, schema, control_hz)
+    made = make_anew(samples, index, schema, policy)
+    ages = {name: taken.age_ns for name, taken in made.steps.features.items()}
+    return Anew(made.columns, made.steps.times_ns if timed else None, ages, policy)
+
+
+def read_sent(store: Store, index: IndexRow, schema: Schema, control_hz: float | None) -> tuple[Samples, bool]:
+    """Read what the sensors of an episode sent, which the steps say where it was not kept apart, and whether it has times.
+
+    Args:
+        store: As for `read_anew`, as all that follow.
+        index: With the parts `steps` and `streams`.
+        schema: Its schema.
+        control_hz: Gives an episode without times its stamps, from 0 ns on.
+
+    Raises:
+        SelectionError: Neither times nor `control_hz`.
+    """
+    columns = read_steps(store, index.steps, schema, ["timestamp_ns", *(index.in_steps if index.streams else schema)])
+    times, samples = columns.pop("timestamp_ns"), read_samples(store, index, schema, columns)
+    if samples is not None:
+        return samples, True
+    timed = times.valid is None
+    return Samples(columns, times.values if timed else _nominal(index, control_hz), None, {}), timed
+
+
+def scan_anew(chosen: Chosen, schema: Schema, policy: Align, types: Mapping[str, Any]) -> pl.LazyFrame:
+    """Return the steps of episodes of one schema, made anew as they are collected, one episode in memory at a time.
+
+    Args:
+        chosen: The episodes.
+        schema: Their schema.
+        policy: How.
+        types: Column → polars type, of all columns; frames are numbers.
+    """
+
+    def read(names: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None) -> Iterator[pl.DataFrame]:
+        arrow = steps_schema(schema)
+        wanted = pa.schema([arrow.field(name) for name in (types if names is None else names)])
+        for first in range(0, len(chosen), _AT_ONCE):
+            for member in locate(chosen.at(np.arange(first, min(first + _AT_ONCE, len(chosen)))), ("steps", "streams")):
+                made = read_anew(member.root.store, member.index, schema, policy, member.row["control_hz"][0].as_py())
+                table = steps_table(
+                    wanted, schema, member.episode_id, made.columns, made.num_steps, {"timestamp_ns": made.times_ns}
+                )
+                batch = pl.DataFrame(table)
+                found = batch if predicate is None else batch.filter(predicate)
+                yield found if rows is None else found.head(rows)
+                rows = None if rows is None else rows - found.height
+                if rows is not None and rows <= 0:
+                    return
+
+    return register_io_source(read, schema=pl.Schema(types), is_pure=True, explain_name="fogx steps, aligned anew")
+
+
+def _nominal(index: IndexRow, control_hz: float | None) -> np.ndarray:
+    if control_hz is None:
+        raise SelectionError(
+            f"align: episode {index.episode_id} has no times, so no steps can be made anew. If you know how many steps a second it has, "
+            "dataset.tag(episodes, control_hz=...) says so."
+        )
+    return np.asarray(np.rint(np.arange(index.num_steps) * 1e9 / control_hz).astype(np.int64))
