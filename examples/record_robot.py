@@ -64,8 +64,8 @@ def listen(episode, name: str, rate_hz: float, measure: Sensor, stop: threading.
 
 def take(dataset: fox.Dataset, seconds: float) -> tuple[str, bool]:
     """Record one take; return its id and whether it went on to its end."""
-    # A step an image of the front camera; a joint position that is older than 50 ms counts as none.
-    align = fox.Align(reference="observation/front", features={"observation/joints": fox.hold(max_age_s=0.05)})
+    # A step an image of the front camera; a joint position that is older than 0.2 s counts as none.
+    align = fox.Align(reference="observation/front", features={"observation/joints": fox.hold(max_age_s=0.2)})
     stop, failed, whole = threading.Event(), [], False
     with dataset.new_episode({"operator": "Ada"}, task="push the ball", align=align) as episode:
         threads = [

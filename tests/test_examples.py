@@ -15,15 +15,18 @@ from fogx.reading.episodes import locate, read_sound
 ROOT = Path(__file__).parent.parent
 SENSORS = ["action", "observation/front", "observation/joints", "observation/wrist"]
 
+BUSY = "default"
+"""Where a machine is too busy for the rates of the sensors, fogx says that many values are missing, as it should."""
+
 
 @pytest.fixture
 def start(tmp_path):
     """Start an example in a folder of its own; it is killed where the test ends before it."""
     begun = []
 
-    def run(name, *arguments):
+    def run(name, *arguments, warnings="error"):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-        command = [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments]
+        command = [sys.executable, "-W", warnings, str(ROOT / "examples" / name), *arguments]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -50,7 +53,7 @@ def samples(dataset, view):
 
 
 def test_a_robot_of_many_rates(start, tmp_path):
-    out = finished(start("record_robot.py", "lab", "--takes", "2", "--seconds", "1.5"))
+    out = finished(start("record_robot.py", "lab", "--takes", "2", "--seconds", "1.5", warnings=BUSY))
     dataset = fox.Dataset(tmp_path / "lab")
     (view,) = dataset.episodes  # of two takes the last was discarded
     assert "take 2 of 2" in out
@@ -69,7 +72,7 @@ def test_a_robot_of_many_rates(start, tmp_path):
 
 
 def test_ctrl_c_ends_a_take_and_keeps_it(start, tmp_path):
-    process = start("record_robot.py", "lab", "--takes", "3", "--seconds", "600")
+    process = start("record_robot.py", "lab", "--takes", "3", "--seconds", "600", warnings=BUSY)
     said = []
     while not all(name in "".join(said[-1:]) for name in SENSORS):
         said.append(process.stdout.readline())
