@@ -7,7 +7,19 @@ import sys
 
 import pytest
 
-HEAVY = {"deltalake", "fsspec", "numpy", "pandas", "PIL", "polars", "pyarrow", "tensorflow", "tensorflow_datasets", "torch"}
+HEAVY = {
+    "deltalake",
+    "fsspec",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "PIL",
+    "polars",
+    "pyarrow",
+    "tensorflow",
+    "tensorflow_datasets",
+    "torch",
+}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -36,4 +48,4 @@ def test_a_feature_needs_only_numpy() -> None:
 
 
 def test_opening_the_facade_loads_no_framework() -> None:
-    assert loaded_by("import fogx; fogx.Dataset") & {"tensorflow", "tensorflow_datasets", "torch"} == set()
+    assert loaded_by("import fogx; fogx.Dataset") & {"matplotlib", "tensorflow", "tensorflow_datasets", "torch"} == set()

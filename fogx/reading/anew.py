@@ -35,11 +35,13 @@ class Anew:
         columns: A `Column` for each feature; of features in `frames`, of int32 frame numbers.
         times_ns: `(T,)` int64, or `None` for an episode without times.
         ages_ns: By feature, `(T,)` int64 step − time of its sample; `NEVER` (see `fogx.align.steps`) where there is none.
+        align: How they were made.
     """
 
     columns: Mapping[str, Column]
     times_ns: np.ndarray | None
     ages_ns: Mapping[str, np.ndarray]
+    align: Align
 
     @property
     def num_steps(self) -> int:
@@ -133,16 +135,32 @@ def read_anew(store: Store, index: IndexRow, schema: Schema, policy: Align, cont
         FeatureError: As `make_anew`.
         SelectionError: Neither times nor `control_hz`.
     """
+    samples, timed = read_sent(store, index, schema, control_hz)
+    made = make_anew(samples, index, schema, policy)
+    ages = {name: taken.age_ns for name, taken in made.steps.features.items()}
+    return Anew(made.columns, made.steps.times_ns if timed else None, ages, policy)
+
+
+def read_sent(store: Store, index: IndexRow, schema: Schema, control_hz: float | None) -> tuple[Samples, bool]:
+    """Read what the sensors of an episode sent, which the steps say where it was not kept apart, and whether it has times.
+
+    Args:
+        store: As for `read_anew`, as all that follow.
+        index: With the parts `steps` and `streams`.
+        schema: Its schema.
+        control_hz: Gives an episode without times its stamps, from 0 ns on.
+
+    Raises:
+        SelectionError: Neither times nor `control_hz`.
+    """
     columns = read_steps(
         store, index.steps, schema, ["timestamp_ns", *([n for n in schema if n in index.in_steps] if index.streams else schema)]
     )
     times, samples = columns.pop("timestamp_ns"), read_samples(store, index, schema, columns)
-    timed = samples is not None or times.valid is None
-    if samples is None:
-        samples = Samples(columns, times.values if timed else _nominal(index, control_hz), None, {})
-    made = make_anew(samples, index, schema, policy)
-    ages = {name: taken.age_ns for name, taken in made.steps.features.items()}
-    return Anew(made.columns, made.steps.times_ns if timed else None, ages)
+    if samples is not None:
+        return samples, True
+    timed = times.valid is None
+    return Samples(columns, times.values if timed else _nominal(index, control_hz), None, {}), timed
 
 
 def scan_anew(chosen: Chosen, schema: Schema, policy: Align, types: Mapping[str, Any]) -> pl.LazyFrame:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +15,21 @@ from fogx.align.steps import NEVER
 from fogx.errors import FeatureError, FeatureNotFoundError, SelectionError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
-from fogx.reading.anew import Anew, read_anew
+from fogx.reading.anew import Anew, read_anew, read_sent
 from fogx.reading.episodes import cells, check_index, decoder
+from fogx.reading.tracks import tracks
 from fogx.show.html import card
+from fogx.show.plots import alignment
 from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, read_index, read_schema
 from fogx.storage.tables.steps import read_steps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_ROWS = 12
+"""Features that are plotted where none are named."""
 
 
 class EpisodeView:
@@ -130,10 +139,10 @@ class EpisodeView:
         """
         self.schema[feature]
         rows = np.asarray(self._steps, dtype=np.int64)
-        if self._made is None and not self._index.streams:
+        if self._policy is None:
             valid = self._column(feature).mask
             return np.ma.MaskedArray(np.zeros(len(rows), np.int64), ~valid)
-        made = self._made or self._anew(Align.from_json(self._index.align))
+        made = self._made or self._anew(self._policy)
         ages = made.ages_ns[feature][rows]
         return np.ma.MaskedArray(np.where(ages == NEVER, 0, ages), ages == NEVER)
 
@@ -151,6 +160,72 @@ class EpisodeView:
         valid = numbers.mask
         blobs = iter(read_frames(self._store, self._index.frames_of(feature), numbers.values[valid]))
         return [next(blobs) if ok else None for ok in valid]
+
+    def samples(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a sensor sent, sample by sample in the order in which they came, also those that no step took.
+
+        They are those of the whole episode, also where the view is a slice. Where samples were not kept apart, since each is a
+        step's and of its time, they are the steps' values.
+
+        Returns:
+            `(N,)` int64 ns since 1970, as the sensor stamped them, and `(N, *shape)` values as `view[feature]` has them.
+
+        Raises:
+            FeatureNotFoundError: No such feature; lists those there are.
+            SelectionError: The episode's source has no times.
+        """
+        declared = self.schema[feature]
+        if self.timestamps_ns is None:
+            raise SelectionError(f"episode {self.episode_id} has no times, so none of samples; its values are view[{feature!r}].")
+        sent, _ = read_sent(self._store, self._index, self.schema, None)
+        column = sent.columns[feature]
+        stamps, values = sent.stamps_ns[column.mask], column.values[column.mask]
+        if declared.in_frames:
+            values = _decoded(declared, read_frames(self._store, self._index.frames_of(feature), values))
+        return stamps, values
+
+    def plot(
+        self, features: str | Sequence[str] | None = None, *, start_s: float | None = None, stop_s: float | None = None
+    ) -> Figure:
+        """Draw samples and the steps that they became, a row a feature: which value each step has, from when, and where it has none.
+
+        Of long stretches a bounded number of points is drawn, and it is said. The figure is matplotlib's: save it with
+        `figure.savefig("plot.png")`; a notebook that imported `matplotlib.pyplot` shows it.
+
+        Args:
+            features: Names; by default all, up to 12.
+            start_s: Begin of the stretch, in s after the episode's first step, inclusive; by default that of the view. Where the
+                source has no times, they follow from `control_hz`.
+            stop_s: Its end, exclusive; by default all is drawn.
+
+        Raises:
+            FeatureNotFoundError: No such feature; lists those there are.
+            SelectionError: No features, no steps, or a stretch that does not end after its begin.
+            MissingExtraError: `pip install 'fogx[plot]'` is needed.
+        """
+        names = (
+            [features] if isinstance(features, str) else list(self.schema)[:_MOST_ROWS] if features is None else list(features)
+        )
+        for name in names:
+            _ = self.schema[name]
+        if not names or not self.num_steps:
+            raise SelectionError(
+                f"episode {self.episode_id}: {len(names)} features of {self.num_steps} steps; there is nothing to plot."
+            )
+        hz = self._row["control_hz"][0].as_py()
+        steps_s, drawn, timed = tracks(self._store, self._index, self.schema, names, self._policy, hz or 1.0)
+        axis = "seconds after the first step" if timed or hz else "steps"
+        mine = np.asarray(self._steps, dtype=np.int64)
+        ends = [steps_s[mine], *([track.sent_s for track in drawn] if self._steps == self._all else [])]
+        first = min(float(times.min()) for times in ends if len(times)) if start_s is None else start_s
+        newest = max(float(times.max()) for times in ends if len(times))
+        last = math.nextafter(newest, math.inf) if stop_s is None else stop_s
+        if not first < last:
+            raise SelectionError(
+                f"plot from {first:g} s to {last:g} s: that is no stretch of time. Give a stop_s= after start_s=."
+            )
+        title = f"Episode {self.episode_id} of {self.dataset}: {self.num_steps} steps"
+        return alignment(title, axis, steps_s[mine], [track.at(mine) for track in drawn], first, last)
 
     def __len__(self) -> int:
         return self.num_steps
@@ -184,7 +259,7 @@ class EpisodeView:
             return EpisodeView(self._store, self._row, self._steps[key], self._made)
         if isinstance(key, str):
             feature = self.schema[key]
-            return self._decoded(key, feature) if feature.in_frames else _masked(self._column(key))
+            return _decoded(feature, self.encoded(key)) if feature.in_frames else _masked(self._column(key))
         if not -self.num_steps <= key < self.num_steps:
             raise IndexError(f"step {key} of an episode of {self.num_steps} steps.")
         one = self[key : key + 1 or None]
@@ -216,6 +291,13 @@ class EpisodeView:
         stored: int = self._row["num_steps"][0].as_py()
         return range(stored if self._made is None else self._made.num_steps)
 
+    @property
+    def _policy(self) -> Align | None:
+        """How samples became the steps of this view; `None` where these are the samples."""
+        if self._made is not None:
+            return self._made.align
+        return Align.from_json(self._index.align) if self._index.streams else None
+
     def _anew(self, align: Align) -> Anew:
         return read_anew(self._store, self._index, self.schema, align, self._row["control_hz"][0].as_py())
 
@@ -227,19 +309,20 @@ class EpisodeView:
         rows = slice(None) if self._steps == self._all else np.asarray(self._steps, dtype=np.int64)
         return Column(column.values[rows], None if column.valid is None else column.valid[rows])
 
-    def _decoded(self, name: str, feature: Feature) -> np.ndarray:
-        decode = decoder(feature)
-        frames = [None if blob is None else decode(blob) for blob in self.encoded(name)]
-        valid = np.array([frame is not None for frame in frames], dtype=bool)
-        shapes = {np.shape(frame) for frame in frames if frame is not None}
-        if len(shapes) > 1 or feature.shape is None or feature.is_variable or feature.dtype in ("str", "bytes"):
-            return _masked(Column(object_array(frames), None if valid.all() else valid))
-        shape = next(iter(shapes), tuple(d or 0 for d in feature.shape))
-        values = np.zeros((len(frames), *shape), dtype=feature.dtype)
-        for step, frame in enumerate(frames):
-            if frame is not None:
-                values[step] = frame
-        return _masked(Column(values, None if valid.all() else valid))
+
+def _decoded(feature: Feature, blobs: Sequence[bytes | None]) -> np.ndarray:
+    decode = decoder(feature)
+    frames = [None if blob is None else decode(blob) for blob in blobs]
+    valid = np.array([frame is not None for frame in frames], dtype=bool)
+    shapes = {np.shape(frame) for frame in frames if frame is not None}
+    if len(shapes) > 1 or feature.shape is None or feature.is_variable or feature.dtype in ("str", "bytes"):
+        return _masked(Column(object_array(frames), None if valid.all() else valid))
+    shape = next(iter(shapes), tuple(d or 0 for d in feature.shape))
+    values = np.zeros((len(frames), *shape), dtype=feature.dtype)
+    for step, frame in enumerate(frames):
+        if frame is not None:
+            values[step] = frame
+    return _masked(Column(values, None if valid.all() else valid))
 
 
 def _masked(column: Column) -> np.ndarray:
