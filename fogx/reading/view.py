@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Any, overload
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from fogx.errors import FeatureNotFoundError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
 from fogx.reading.episodes import cells, check_index, decoder
+from fogx.reading.segments import segments_of_row
 from fogx.show.html import card
 from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import read_frames
@@ -72,6 +74,11 @@ class EpisodeView:
         """`(T,)` int64 ns since 1970 of each step, or `None` where the source has no times."""
         column = self._column("timestamp_ns")
         return None if column.valid is not None else column.values
+
+    @property
+    def segments(self) -> pd.DataFrame:
+        """The segments of the whole episode, also of a slice; columns as of `Dataset.segments`."""
+        return segments_of_row(self._store, self._row)
 
     def encoded(self, feature: str) -> list[bytes | None]:
         """Return a camera's (or another encoded feature's) bytes, exactly as stored; `None` at steps without a frame.
