@@ -177,39 +177,43 @@ class _Repair:
 
     def _mend_segments(self, seen: Examined) -> None:
         """Let episodes name their segments no longer where these cannot be read; those that can are written anew."""
-        hurt = sorted({i for finding in seen.of_segments for i in finding.episode_ids})
-        if not hurt:
-            return
         files = list(dict.fromkeys(f.file for f in seen.of_segments if f.kind != "bad pointer"))
-        kept = self._segments_left(hurt)
+        rows = self._rows_of(files, {i for finding in seen.of_segments for i in finding.episode_ids})
+        if not seen.of_segments or rows is None:
+            return
+        kept, ids = self._segments_left(rows), rows["episode_id"].to_pylist()
         if not self._dry:
             self._begin(files)
-            root = Root(self._fresh())
-            there = [i for i in hurt if root.rows["episode_id"].index(i).as_py() >= 0]
-            edit_segments(root, there, lambda rows: {i: kept.get(i, []) for i in rows["episode_id"].to_pylist()}, REPAIR)
-        lost = [i for i in hurt if i not in kept]
+            edit_segments(Root(self._fresh()), ids, lambda _: {i: kept.get(i, []) for i in ids}, REPAIR)
         if kept:
             self._say("written anew", "", kept, "The segments of these could be read; they are in another file.")
-        if lost:
+        if lost := [i for i in ids if i not in kept]:
             self._say(
                 "left out", "", lost, "The segments of these are lost; the episodes are whole. Older versions may name others."
             )
         for file in files:
-            self._set_aside(file, {i for finding in seen.of_segments if finding.file == file for i in finding.episode_ids})
+            self._set_aside(file, rows.filter(pc.equal(rows["segments_file"], file))["episode_id"].to_pylist())
 
-    def _segments_left(self, ids: Sequence[str]) -> dict[str, list[Segment]]:
-        """Return the segments of episodes where they can be read, with the steps that they have by their times."""
+    def _rows_of(self, files: Sequence[str], ids: Iterable[str]) -> pa.Table | None:
+        """Return the rows of episodes, and of others that name some files of segments; `None` before the log is mended."""
         try:
-            root = Root(self._fresh())
+            rows = Root(self._fresh()).rows
         except FogxError:
-            return {}  # in a dry run, before the log is mended
-        found: dict[str, list[Segment]] = {}
-        for episode_id in ids:
-            rows = root.rows.filter(pc.equal(root.rows["episode_id"], episode_id))
+            if not self._dry:
+                raise
+            return None
+        named = pc.is_in(rows["segments_file"], pa.array(files, pa.string()))
+        return rows.filter(pc.or_(named, pc.is_in(rows["episode_id"], pa.array(sorted(ids), pa.string()))))
+
+    def _segments_left(self, rows: pa.Table) -> dict[str, list[Segment]]:
+        """Return the segments of episodes where they can be read, with the steps that they have by their times."""
+        root, found = Root(self._fresh()), dict[str, list[Segment]]()
+        for number, episode_id in enumerate(rows["episode_id"].to_pylist()):
+            row = rows.slice(number, 1)
             try:
-                held = segments_of(read_segments(root.store, rows))
-                if held and rows["start_ns"].null_count == 0:
-                    held = {episode_id: list(steps_of(held[episode_id], step_times(root, rows)[0]))}
+                held = segments_of(read_segments(root.store, row))
+                if held and row["start_ns"].null_count == 0:
+                    held = {episode_id: list(steps_of(held[episode_id], step_times(root, row)[0]))}
                 found |= held
             except (FogxError, *UNREADABLE):
                 continue

@@ -232,7 +232,7 @@ class Episode:
             if self._journal is not None:
                 self._journal.metadata(self._metadata)
 
-    def begin(self, label: str, value: Any = None, timestamp: Any = None, *, time_unit: str = "ns") -> None:
+    def begin(self, label: str, value: Any = None, *, timestamp: Any = None, time_unit: str = "ns") -> None:
         """Begin a segment: what is recorded from here on, up to `end`, has the label.
 
         Segments of unlike labels may overlap and lie within each other. `dataset.segments()` shows them.
@@ -254,7 +254,7 @@ class Episode:
             self._check_open("begin")
             self._journal_mark(self._marks.begin(label, value, self._moment_ns(timestamp, time_unit)))
 
-    def end(self, label: str, timestamp: Any = None, *, time_unit: str = "ns") -> None:
+    def end(self, label: str, *, timestamp: Any = None, time_unit: str = "ns") -> None:
         """End a segment that `begin` began; one that is open when the episode is closed ends with it.
 
         Args:

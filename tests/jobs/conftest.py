@@ -18,7 +18,7 @@ BRIDGE = HERE.parent.parent / "examples" / "data" / "rlds" / "bridge_dataset" / 
 
 
 def make(root: Path) -> Path:
-    """Record two episodes, import three, tag, delete; with a checkpoint half way."""
+    """Record two episodes, import three, tag, delete, annotate; with a checkpoint half way."""
     dataset = fox.Dataset(root, name="lab")
     record(dataset, 1)
     dataset.load_rtx_episodes(BRIDGE, split="train[:3]")
@@ -27,6 +27,8 @@ def make(root: Path) -> Path:
     record(dataset, 3)
     dataset.tag([dataset.get_episode_info()["episode_id"][0]], good=True)
     dataset.delete([gone])
+    dataset.annotate(None, "whole")
+    dataset.annotate(dataset.episodes[0], "start", stop_step=2)
     return root
 
 
@@ -61,7 +63,7 @@ def users_of(root: Path) -> dict[str, set[str]]:
     for row in log.rows.to_pylist():
         (index,) = read_index(log.store, row["index_file"], [row["index_row"]], ("steps", "frames"))
         places = [*index.steps, *index.frames]
-        for path in {row["index_file"], schema_name(row["schema_id"]), *(place.file for place in places)}:
+        for path in {row["index_file"], row["segments_file"], schema_name(row["schema_id"]), *(place.file for place in places)}:
             found.setdefault(path, set()).add(row["episode_id"])
     return found
 

@@ -16,7 +16,7 @@ from fogx.memory import Room
 from fogx.storage.files.store import Store
 from fogx.storage.tables.guarded import GuardedParquet
 from fogx.storage.tables.places import FramesPlace, StepsPlace
-from fogx.storage.tables.segments import SCHEMA as SEGMENTS
+from fogx.storage.tables.segments import fits
 from fogx.storage.tables.steps import steps_schema
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -124,7 +124,7 @@ def check_segments(store: Store, pointer: str, episode_ids: Sequence[str]) -> No
         DamagedError: It is not there, cannot be opened, or holds other columns or episodes.
     """
     with opened(store, pointer) as (parquet, _):
-        if not parquet.schema.equals(SEGMENTS):
+        if not fits(parquet.schema):
             raise DamagedError("wrong content", "The file holds other columns than those of segments.")
         with _reading():
             bounds = [parquet.bounds(group, "episode_id") for group in range(len(parquet.group_rows))]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fogx.errors import CorruptDataError, SegmentError, listing
+from fogx.errors import CorruptDataError, SegmentError
 from fogx.memory import Room
 from fogx.protocols import Segment, SegmentValue
 from fogx.storage.files.paths import new_pointer
@@ -130,6 +130,11 @@ def write_segments(store: Store, segments: Mapping[str, Sequence[Segment]]) -> s
     return pointer
 
 
+def fits(schema: pa.Schema) -> bool:
+    """Return whether a file of this schema holds segments; columns that a later fogx adds do not matter."""
+    return all(field.name in schema.names and schema.field(field.name).type == field.type for field in SCHEMA)
+
+
 def read_segments(store: Store, rows: pa.Table, label: str | None = None) -> pa.Table:
     """Return the segments of episodes, in order of the rows, and then as `in_order` has them.
 
@@ -210,6 +215,8 @@ def _read_file(store: Store, rows: pa.Table, room: Room, label: str | None, poin
     low, high = pc.min_max(ids).as_py().values()
     with store.open(pointer) as source, readable(what):
         file = GuardedParquet(source, what, checksums=True)
+        if not fits(file.schema):
+            raise ValueError("it holds other columns than those of segments")
         bounds = [file.bounds(group, "episode_id") for group in range(len(file.group_rows))]
         groups = [group for group, found in enumerate(bounds) if found is None or (found[0] <= high and low <= found[1])]
         table = file.read(groups, SCHEMA.names, room, SCHEMA)
@@ -229,10 +236,8 @@ def _check_sound(table: pa.Table, num_steps: np.ndarray) -> None:
     """Refuse what no writer gives: steps outside of their episode would be read by whoever asks for a label.
 
     Raises:
-        ValueError: A missing cell, an empty label, or a range that is not one.
+        ValueError: An empty label, or a range that is not one.
     """
-    if lacking := [f.name for f in SCHEMA if not f.nullable and table[f.name].null_count]:
-        raise ValueError(f"segments lack their {listing(lacking)}")
     if pc.any(pc.equal(table["label"], "")).as_py():
         raise ValueError("a segment has an empty label")
     start, stop = (numpy_view(table[name].combine_chunks()) for name in ("start_step", "stop_step"))
