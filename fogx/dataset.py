@@ -19,9 +19,11 @@ from fogx.jobs.export import export_episodes
 from fogx.jobs.load import load_episodes
 from fogx.jobs.realign import realign
 from fogx.jobs.repair import repair
+from fogx.jobs.segments import Part, annotate, check_segments_frame, remove
 from fogx.protocols import Executor
 from fogx.reading.overview import history_frame, html, line, vacuum_frame
 from fogx.reading.roots import Roots
+from fogx.reading.segments import segments_frame
 from fogx.reading.selection import choose, in_write_root
 from fogx.reading.steps import lazy_steps
 from fogx.reading.table import EpisodeFrame, episode_frame, joined_columns
@@ -321,6 +323,24 @@ class Dataset:
         chosen = choose(self._roots, episodes)
         return lazy_steps(chosen, images, joined_columns(chosen, with_metadata), align)
 
+    def segments(self, episodes: Any = None, label: str | None = None) -> pd.DataFrame:
+        """Return the labels on parts of the selected episodes, one row a segment, in the selection's order and then by start.
+
+        Columns: `episode_id`, `label`, `start_s` and `stop_s` (since the start of the episode), `start_ns` and `stop_ns` (as
+        `timestamp_ns` of steps), `start_step` and `stop_step`, `value`, and `source`: `"recording"`, or `"annotate:"` and the name
+        of a user. All are half-open: the step at `stop` is not in the segment. Without times `start_ns` and `stop_ns` are null,
+        and seconds are those of `control_hz`, or null. A segment that lies between two steps has `start_step == stop_step`.
+
+        Args:
+            episodes: As in `read_by`.
+            label: Only segments of this label.
+
+        Raises:
+            EpisodeNotFoundError: Ids that the dataset does not hold.
+            CorruptDataError: A file of segments that is lost or damaged.
+        """
+        return segments_frame(choose(self._roots, episodes), label)
+
     # Edit
 
     def update_episode_info(self, info: EpisodeFrame) -> int:
@@ -352,6 +372,57 @@ class Dataset:
         """
         changes = tag_cells(in_write_root(self._roots, choose(self._roots, episodes), "tag"), values)
         return self._roots.write.writable().edit(changes, operation="tag") if changes else 0
+
+    def annotate(
+        self,
+        episodes: Any,
+        label: str,
+        start_s: float | None = None,
+        stop_s: float | None = None,
+        value: Any = None,
+        *,
+        start_step: int | None = None,
+        stop_step: int | None = None,
+    ) -> int:
+        """Label the same part of each selected episode, in one commit; returns how many episodes.
+
+        Ends are half-open, and each is given in seconds or in steps, or left out for that of the episode. Labels may overlap. Saying
+        the same again changes nothing. What others label at the same time is kept. Episodes keep their segments through `realign`.
+
+        Args:
+            episodes: As in `read_by`, `None` for all; they must lie in the write root.
+            label: 1–200 printable characters.
+            start_s: First moment, in seconds since the episode's first step. Of episodes without times step `k` is at
+                `k / control_hz`.
+            stop_s: End, in the same seconds; a step at that moment is not in it.
+            value: More that is said of it: a bool, int, float or str.
+            start_step: First step, instead of `start_s`.
+            stop_step: One past the last step, instead of `stop_s`.
+
+        Raises:
+            SegmentError: A label, value or end that cannot be used; episodes that are shorter; seconds where an episode has neither
+                times nor `control_hz`. Nothing is changed then.
+            SelectionError: Episodes of another root; names it.
+            ConflictError: Others kept changing segments of the same episodes; nothing was changed.
+        """
+        part = Part(label, value, start_s, stop_s, start_step, stop_step)
+        ids = in_write_root(self._roots, choose(self._roots, episodes), "annotate")
+        return annotate(self._roots.write, ids, part) if ids else 0
+
+    def remove_segments(self, segments: pd.DataFrame) -> int:
+        """Take segments away, in one commit; returns how many. Older versions still show them.
+
+        Args:
+            segments: Rows of a frame from `segments()`, as in `dataset.remove_segments(dataset.segments(label="draft"))`. Those that
+                are gone already are passed over.
+
+        Raises:
+            SelectionError: No such frame; or episodes of another root, which it names.
+            ConflictError: As `annotate`.
+        """
+        check_segments_frame(segments)
+        ids = in_write_root(self._roots, choose(self._roots, segments["episode_id"]), "remove_segments")
+        return remove(self._roots.write, ids, segments) if ids else 0
 
     def delete(self, episodes: Any) -> int:
         """Take the selected episodes out of the dataset, in one commit; returns how many.

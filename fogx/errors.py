@@ -47,6 +47,10 @@ class MetadataError(FogxError, ValueError):
     """A metadata key or value cannot be stored as given."""
 
 
+class SegmentError(FogxError, ValueError):
+    """A label, a value or the bounds of a segment cannot be used."""
+
+
 class EpisodeClosedError(FogxError, RuntimeError):
     """The episode was closed or discarded before this call."""
 

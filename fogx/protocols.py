@@ -68,6 +68,32 @@ class Samples:
     in_steps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+SegmentValue = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A label on a part of an episode, half-open.
+
+    Args:
+        label: What the part is.
+        start_step: First step in it.
+        stop_step: One past the last step in it; `start_step` where it lies between two steps.
+        start_ns: When it starts, by the clock of the steps; `None` from the start of the episode on, or without times.
+        stop_ns: When it stops; a step of that time is not in it. `None` to the end of the episode, or without times.
+        value: What more is said of it.
+        source: `"recording"`, or `"annotate:"` and the name of a user.
+    """
+
+    label: str
+    start_step: int
+    stop_step: int
+    start_ns: int | None = None
+    stop_ns: int | None = None
+    value: SegmentValue = None
+    source: str = "recording"
+
+
 @dataclass
 class EpisodeData:
     """One whole episode, as loaders give it and exporters take it.
@@ -85,6 +111,7 @@ class EpisodeData:
         source_key: Identity of the episode in its source (source, version, split, shard, record); importing twice keeps one.
         episode_id: Set for episodes that come from a fogx root.
         samples: What the steps were made from, where sensors had times of their own.
+        segments: Labels on parts of it.
     """
 
     schema: Schema
@@ -99,6 +126,7 @@ class EpisodeData:
     source_key: str | None = None
     episode_id: str | None = None
     samples: Samples | None = None
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from fogx.errors import CorruptDataError, DatasetNotFoundError, FeatureError, listing
 from fogx.feature import Schema
-from fogx.protocols import Column, EpisodeData, Samples
+from fogx.protocols import Column, EpisodeData, Samples, Segment
 from fogx.reading.episodes import decoder
 from fogx.settings import config
 from fogx.stats import FeatureStats
@@ -31,6 +31,7 @@ from fogx.storage.tables.inspect import (
     DamagedError,
     check_frames,
     check_frames_place,
+    check_segments,
     check_steps,
     check_steps_place,
     opened,
@@ -38,6 +39,7 @@ from fogx.storage.tables.inspect import (
 )
 from fogx.storage.tables.pack import statistics
 from fogx.storage.tables.places import FramesPlace, StepsPlace
+from fogx.storage.tables.segments import read_segments, segments_of, steps_of
 from fogx.storage.tables.steps import RECEIVED, columns_of, steps_schema, with_values
 
 KINDS = (
@@ -71,6 +73,8 @@ class Examined:
         log: Its log.
         tables: Name → rows, in fogx's own columns, of those table files of the newest version that are good.
         findings: What is wrong.
+        of_segments: What is wrong with segments, without which episodes are whole.
+        segments: Id → segments, where all values were read and these are good.
         mended: How the table can be mended.
         lacking: Columns that files of the table have and its schema has not.
     """
@@ -78,6 +82,8 @@ class Examined:
     log: InspectedLog
     tables: dict[str, pa.Table] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    of_segments: list[Finding] = field(default_factory=list)
+    segments: dict[str, list[Segment]] = field(default_factory=dict)
     mended: Mended = field(default_factory=Mended)
     lacking: dict[str, pa.DataType] = field(default_factory=dict)
 
@@ -88,6 +94,7 @@ class _Member:
 
     index: IndexRow
     index_file: str
+    segments_file: str | None
     schema: Schema
 
 
@@ -117,7 +124,8 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, storage_options: 
     Raises:
         DatasetNotFoundError: The path holds nothing of a dataset.
     """
-    return frame(examine(store_of(path, storage_options), deep=deep).findings)
+    seen = examine(store_of(path, storage_options), deep=deep)
+    return frame([*seen.findings, *seen.of_segments])
 
 
 def store_of(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Store:
@@ -174,6 +182,7 @@ def examine(store: Store, *, deep: bool) -> Examined:
     _name_episodes(seen)
     rows = [row for name, table in seen.tables.items() for row in _rows(name, table)]
     _check_doubles(seen, rows)
+    _check_segments(store, seen, rows, deep=deep)
     members = _members(store, seen, rows, PARTS if deep else ("steps", "frames"))
     sound = _check_places(store, seen, members)
     if deep:
@@ -204,13 +213,37 @@ def _check_doubles(seen: Examined, rows: Iterable[Mapping[str, Any]]) -> None:
             seen.findings.append(Finding("doubled", row["table"], what, episode_ids=(row["episode_id"],)))
 
 
+def _check_segments(store: Store, seen: Examined, rows: Sequence[Mapping[str, Any]], *, deep: bool) -> None:
+    """Look at the files of segments that rows name; `deep` reads them, and keeps those that are good."""
+    by_file: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["segments_file"] is not None:
+            by_file.setdefault(row["segments_file"], []).append(row)
+    for file, mine in by_file.items():
+        ids = tuple(row["episode_id"] for row in mine)
+        try:
+            store.path(file)
+        except CorruptDataError as error:
+            seen.of_segments.append(Finding("bad pointer", mine[0]["table"], str(error), episode_ids=ids))
+            continue
+        try:
+            check_segments(store, file, ids)
+            if deep:
+                seen.segments |= segments_of(read_segments(store, pa.Table.from_pylist(mine, schema=_OWN)))
+        except (DamagedError, *UNREADABLE) as error:
+            kind, what = (error.kind, error.what) if isinstance(error, DamagedError) else (_kind(error), str(error))
+            seen.of_segments.append(Finding(kind, file, what, episode_ids=ids))
+
+
+def _kind(error: Exception) -> str:
+    return "checksum" if "CRC" in str(error) else "unreadable"
+
+
 def _members(store: Store, seen: Examined, rows: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[_Member]:
     """Read index rows and schemas; return the episodes of which both are good."""
     by_file: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         try:
-            for pointer in filter(None, (row["index_file"] or "", row["segments_file"])):
-                store.path(pointer)
             store.path(row["index_file"] or "")
             by_file.setdefault(row["index_file"], []).append(row)
         except CorruptDataError as error:
@@ -224,7 +257,7 @@ def _members(store: Store, seen: Examined, rows: Sequence[Mapping[str, Any]], pa
                 seen.findings.append(Finding("wrong content", file, what, episode_ids=(row["episode_id"],)))
                 continue
             try:
-                members.append(_Member(index, file, read_schema(store, index.schema_id)))
+                members.append(_Member(index, file, row["segments_file"], read_schema(store, index.schema_id)))
             except CorruptDataError as error:
                 name = schema_name(index.schema_id)
                 kind = "lost" if store.read_small(name) is None else "unreadable"
@@ -247,8 +280,7 @@ def _index_rows(
     except DamagedError as damage:
         seen.findings.append(Finding(damage.kind, file, damage.what, episode_ids=tuple(row["episode_id"] for row in rows)))
     except UNREADABLE as error:
-        kind = "checksum" if "CRC" in str(error) else "unreadable"
-        seen.findings.append(Finding(kind, file, str(error), episode_ids=tuple(row["episode_id"] for row in rows)))
+        seen.findings.append(Finding(_kind(error), file, str(error), episode_ids=tuple(row["episode_id"] for row in rows)))
     return []
 
 
@@ -293,7 +325,7 @@ def _check_values(store: Store, seen: Examined, members: Sequence[_Member]) -> N
     groups = _Groups(store)
     order = sorted(members, key=lambda m: [(p.file, p.row_group, p.first_row) for p in m.index.steps])
     for member in tqdm(order, desc="check values", unit="episode", disable=not config().progress):
-        seen.findings += _values_of(groups, member)
+        seen.findings += _values_of(groups, member, seen)
 
 
 class _Groups:
@@ -318,7 +350,7 @@ class _Groups:
         return found
 
 
-def _values_of(groups: _Groups, member: _Member) -> list[Finding]:
+def _values_of(groups: _Groups, member: _Member, seen: Examined) -> list[Finding]:
     """Read one episode whole and say what is wrong with it."""
     index, found, ids = member.index, list[Finding](), (member.index.episode_id,)
     for place in index.frames:
@@ -339,14 +371,19 @@ def _values_of(groups: _Groups, member: _Member) -> list[Finding]:
                 found.append(Finding("unreadable", place.file, what, remedy, episode_ids=ids, severity="notice"))
                 break
     try:
-        _check_steps(groups, member, found)
+        times = _check_steps(groups, member, found)
+        held = seen.segments.get(index.episode_id, [])
+        if times is not None and steps_of(held, times) != tuple(held):
+            what = "Segments name other steps than those at their times."
+            seen.of_segments.append(Finding("wrong content", member.segments_file or "", what, episode_ids=ids))
     except DamagedError as damage:
         file = index.steps[0].file if index.steps else member.index_file
         found.append(Finding(damage.kind, file, damage.what, episode_ids=ids))
     return found
 
 
-def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None:
+def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> np.ndarray | None:
+    """Check what is kept in `steps` and `streams`, and return the times of the steps."""
     index, schema = member.index, member.schema
     try:
         columns = _columns(groups, member, "steps", index.steps)
@@ -369,6 +406,7 @@ def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> None
     if wrong:
         what = f"The statistics of {listing(wrong, most=3)} are not those of the values."
         found.append(Finding("wrong statistics", member.index_file, what, episode_ids=(index.episode_id,)))
+    return data.timestamps_ns
 
 
 def _columns(groups: _Groups, member: _Member, family: str, places: Sequence[StepsPlace]) -> dict[str, Column]:

@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 from fogx.errors import CorruptDataError, FogxError, listing
 from fogx.jobs.check import Examined, examine, store_of
 from fogx.jobs.compact import pack_anew
-from fogx.protocols import EpisodeData
+from fogx.jobs.segments import edit_segments
+from fogx.protocols import EpisodeData, Segment
 from fogx.reading.episodes import Located, locate, read_sound
 from fogx.reading.roots import Chosen, Root
+from fogx.reading.times import step_times
 from fogx.storage.files.store import Store
 from fogx.storage.log import root as roots
 from fogx.storage.log.delta import DeltaLog
@@ -30,6 +32,7 @@ from fogx.storage.log.snapshot import by_id
 from fogx.storage.log.vacuum import files_behind
 from fogx.storage.tables.index import schema_name
 from fogx.storage.tables.inspect import UNREADABLE
+from fogx.storage.tables.segments import read_segments, segments_of, steps_of
 
 QUARANTINE = "_quarantine"
 """Folder of what was set aside; fogx reads nothing there but its own reports."""
@@ -49,8 +52,9 @@ def repair(
       table files that nothing else names come back, rows it replaced go. What it set, like pins, is lost. A cut checkpoint is
       set aside, and a new one written. Lost and only set aside are entries before a good checkpoint.
     - A bad file of the table is replaced by its columns that can be read, else by the newest older rows of the same episodes,
-      else by what the index says of them: then dataset, task, times and users' columns are lost. Where it cannot be told which
+      else by what the index says of them: then dataset, task, times, segments and users' columns are lost. Where it cannot be told which
       of several episodes were deleted, none of them comes back; they are listed.
+    - Segments that cannot be read are left out; the episodes stay.
     - Episodes whose values still give their checksum are written anew. Others are deleted by a commit.
 
     No other process should write meanwhile; what it commits is kept, but it may meet conflicts.
@@ -99,7 +103,9 @@ class _Repair:
         first = _first_entry(self._store, log)
         self._mend_log(log, first)
         self._mend_table(examine(self._store, deep=False))
-        self._mend_episodes(examine(self._fresh(), deep=True))
+        seen = examine(self._fresh(), deep=True)
+        self._mend_segments(seen)
+        self._mend_episodes(seen)
         if not self._dry:
             self._finish(log)
 
@@ -159,7 +165,7 @@ class _Repair:
         if plan.edited:
             self._say("mended", "episodes", plan.edited, "Of these an older row is back; edits made after it are lost.")
         if plan.bare:
-            what = "Of these only the index was left: dataset, task, times and users' columns are lost."
+            what = "Of these only the index was left: dataset, task, times, segments and users' columns are lost."
             self._say("mended", "episodes", plan.bare, what)
         if plan.left_out:
             what = "These may have been deleted before, which cannot be told, and were not brought back."
@@ -168,6 +174,50 @@ class _Repair:
             self._say("left out", "episodes", (), f"{plan.missing} rows are lost.")
         for file in bad:
             self._set_aside(file, ())
+
+    def _mend_segments(self, seen: Examined) -> None:
+        """Let episodes name their segments no longer where these cannot be read; those that can are written anew."""
+        files = list(dict.fromkeys(f.file for f in seen.of_segments if f.kind != "bad pointer"))
+        rows = self._rows_of(files, {i for finding in seen.of_segments for i in finding.episode_ids})
+        if not seen.of_segments or rows is None:
+            return
+        kept, ids = self._segments_left(rows), rows["episode_id"].to_pylist()
+        if not self._dry:
+            self._begin(files)
+            edit_segments(Root(self._fresh()), ids, lambda _: {i: kept.get(i, []) for i in ids}, REPAIR)
+        if kept:
+            self._say("written anew", "", kept, "The segments of these could be read; they are in another file.")
+        if lost := [i for i in ids if i not in kept]:
+            self._say(
+                "left out", "", lost, "The segments of these are lost; the episodes are whole. Older versions may name others."
+            )
+        for file in files:
+            self._set_aside(file, rows.filter(pc.equal(rows["segments_file"], file))["episode_id"].to_pylist())
+
+    def _rows_of(self, files: Sequence[str], ids: Iterable[str]) -> pa.Table | None:
+        """Return the rows of episodes, and of others that name some files of segments; `None` before the log is mended."""
+        try:
+            rows = Root(self._fresh()).rows
+        except FogxError:
+            if not self._dry:
+                raise
+            return None
+        named = pc.is_in(rows["segments_file"], pa.array(files, pa.string()))
+        return rows.filter(pc.or_(named, pc.is_in(rows["episode_id"], pa.array(sorted(ids), pa.string()))))
+
+    def _segments_left(self, rows: pa.Table) -> dict[str, list[Segment]]:
+        """Return the segments of episodes where they can be read, with the steps that they have by their times."""
+        root, found = Root(self._fresh()), dict[str, list[Segment]]()
+        for number, episode_id in enumerate(rows["episode_id"].to_pylist()):
+            row = rows.slice(number, 1)
+            try:
+                held = segments_of(read_segments(root.store, row))
+                if held and row["start_ns"].null_count == 0:
+                    held = {episode_id: list(steps_of(held[episode_id], step_times(root, row)[0]))}
+                found |= held
+            except (FogxError, *UNREADABLE):
+                continue
+        return found
 
     def _mend_episodes(self, seen: Examined) -> None:
         hurt: dict[str, set[str]] = {}

@@ -165,10 +165,10 @@ def joined_columns(chosen: Chosen, names: str | Iterable[str]) -> EpisodeFrame |
 def part(root: Root, rows: pa.Table) -> pd.DataFrame:
     """Return rows of one root as get_episode_info() shows them."""
     user = [name for name in rows.column_names if name not in BASE.names]
-    shown: dict[str, Any] = {name: _pandas(rows[name]) for name in OWN if name in BASE.names}
-    shown["root"] = _pandas(pa.chunked_array([pa.repeat(pa.scalar(root.path, pa.string()), rows.num_rows)]))
-    shown["duration_s"] = _pandas(rows["duration_ns"]).astype("Float64") / 1e9
-    shown |= {name: _pandas(rows[name]) for name in user}
+    shown: dict[str, Any] = {name: nullable(rows[name]) for name in OWN if name in BASE.names}
+    shown["root"] = nullable(pa.chunked_array([pa.repeat(pa.scalar(root.path, pa.string()), rows.num_rows)]))
+    shown["duration_s"] = nullable(rows["duration_ns"]).astype("Float64") / 1e9
+    shown |= {name: nullable(rows[name]) for name in user}
     held = np.flatnonzero(rows["_extra"].is_valid().to_numpy())
     for row, text in zip(held.tolist(), rows["_extra"].take(pa.array(held)).to_pylist(), strict=True):
         for key, value in extra_values(text).items():
@@ -181,6 +181,7 @@ def part(root: Root, rows: pa.Table) -> pd.DataFrame:
     return pd.DataFrame(ordered, index=pd.RangeIndex(rows.num_rows))
 
 
-def _pandas(column: pa.ChunkedArray) -> pd.Series:
+def nullable(column: pa.ChunkedArray) -> pd.Series:
+    """Return a column as pandas has it, of a dtype that knows missing values."""
     series: pd.Series = column.to_pandas(types_mapper=_DTYPES.get)
     return series

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from fogx.align.policy import Align, seconds
@@ -17,6 +18,7 @@ from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
 from fogx.reading.anew import Anew, read_anew, read_sent
 from fogx.reading.episodes import cells, check_index, decoder
+from fogx.reading.segments import segments_of_row
 from fogx.reading.tracks import tracks
 from fogx.show.html import card
 from fogx.show.plots import alignment
@@ -145,6 +147,11 @@ class EpisodeView:
         made = self._made or self._anew(self._policy)
         ages = made.ages_ns[feature][rows]
         return np.ma.MaskedArray(np.where(ages == NEVER, 0, ages), ages == NEVER)
+
+    @property
+    def segments(self) -> pd.DataFrame:
+        """The segments of the whole episode, also of a slice; columns as of `Dataset.segments`."""
+        return segments_of_row(self._store, self._row)
 
     def encoded(self, feature: str) -> list[bytes | None]:
         """Return a camera's (or another encoded feature's) bytes, exactly as stored; `None` at steps without a frame.

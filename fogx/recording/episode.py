@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 from fogx.align.columns import aligned
 from fogx.align.policy import Align
 from fogx.align.steps import fast_clock, many_gaps
-from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, TooManyStepsError, listing
+from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, SegmentError, TooManyStepsError, listing
 from fogx.feature import Feature, Schema, check_feature_name
 from fogx.protocols import EpisodeData, Samples
 from fogx.recording.channel import Channel, Prepared
 from fogx.recording.grouping import StepGrouper
 from fogx.recording.journal import LOOSE, STAMPED, TIMED, Journal, Recorded
+from fogx.recording.segments import Mark, Marks
 from fogx.recording.stamps import stamp_ns
 
 _log = logging.getLogger("fogx")
@@ -91,6 +92,7 @@ class Episode:
         self._journal: Journal | None = None
         self._stamped: bool | None = None
         self._threads: set[int] = set()
+        self._marks = Marks()
         self._stamps: list[int] = []
         self._received: list[int] = []
         self._step_of: list[int] = []
@@ -230,6 +232,48 @@ class Episode:
             if self._journal is not None:
                 self._journal.metadata(self._metadata)
 
+    def begin(self, label: str, value: Any = None, *, timestamp: Any = None, time_unit: str = "ns") -> None:
+        """Begin a segment: what is recorded from here on, up to `end`, has the label.
+
+        Segments of unlike labels may overlap and lie within each other. `dataset.segments()` shows them.
+
+        Args:
+            label: What this part of the episode is: 1–200 printable characters.
+            value: More that is said of it: a bool, int, float or str.
+            timestamp: When it begins, by the clock of the samples, as in `add`: a sample of that time is in it. Without, samples
+                that were added before are not in it, and all that have later times are.
+            time_unit: As for `add`.
+
+        Raises:
+            SegmentError: One of that label is open; a label or value that cannot be stored; a timestamp where samples have none.
+                Nothing is changed then.
+            FeatureError: A timestamp that cannot be read.
+            EpisodeClosedError: The episode was closed or discarded.
+        """
+        with self._lock:
+            self._check_open("begin")
+            self._journal_mark(self._marks.begin(label, value, self._moment_ns(timestamp, time_unit)))
+
+    def end(self, label: str, *, timestamp: Any = None, time_unit: str = "ns") -> None:
+        """End a segment that `begin` began; one that is open when the episode is closed ends with it.
+
+        Args:
+            label: Its label.
+            timestamp: When it ends, as in `begin`: a sample of that time is not in it. Without, samples that were added before
+                are in it, and none that has a later time.
+            time_unit: As for `add`.
+
+        Raises:
+            SegmentError: None of that label is open, nothing was recorded yet, or it would end before it begins; a timestamp where
+                samples have none. Nothing is changed then.
+            FeatureError: A timestamp that cannot be read.
+            EpisodeClosedError: The episode was closed or discarded.
+        """
+        with self._lock:
+            self._check_open("end")
+            at_ns = self._moment_ns(timestamp, time_unit)
+            self._journal_mark(self._marks.end(label, at_ns, given=timestamp is not None))
+
     def close(self, metadata: Mapping[str, Any] | None = None) -> str:
         """Save the episode; once this returns it is durable. An episode without steps is saved too.
 
@@ -265,9 +309,10 @@ class Episode:
     def _timed(self) -> bool:
         return self._align is not None or bool(self._stamped) or len(self._threads) > 1
 
-    def take_back(self, values: Iterable[Recorded], journal: Journal) -> None:
+    def take_back(self, values: Iterable[Recorded], journal: Journal, marks: Iterable[Mark]) -> None:
         """Fill a new episode with what a journal holds; see `recovery.py`."""
         with self._lock:
+            self._marks = Marks(marks)
             numbers: dict[int, int] = {}
             for value in values:
                 row = numbers.setdefault(value.row, len(numbers))
@@ -312,6 +357,8 @@ class Episode:
                 )
         if self._journal is None and self._begin_journal is not None:
             self._journal = self._begin_journal(None if self._align is None else self._align.to_json(), self._metadata)
+            for mark in self._marks:
+                self._journal_mark(mark)
         step = self._grouper.place_alone() if alone else self._grouper.place(flat)
         self._stamped = timestamp is not None
         if not alone:  # whole steps come in any order of threads
@@ -326,6 +373,22 @@ class Episode:
                 flags = LOOSE * item.loose + STAMPED * self._stamped + TIMED * self._timed
                 row = len(self._stamps) - 1
                 self._journal.sample(channel.name, item.feature, stamp, received, row, step, flags, item.stored)
+
+    def _moment_ns(self, timestamp: Any, time_unit: str) -> int | None:
+        """Return when a segment begins or ends: just after all that was added before; `None` before the first sample."""
+        if timestamp is not None:
+            if self._stamped is False:
+                raise SegmentError(
+                    "samples of this episode have no timestamps, so that a segment can have none; leave timestamp= out."
+                )
+            return stamp_ns(timestamp, time_unit)
+        if not self._stamps:
+            return None
+        return max(self._stamps) + 1 if self._stamped else self._clock_offset_ns + time.monotonic_ns()
+
+    def _journal_mark(self, mark: Mark) -> None:
+        if self._journal is not None:
+            self._journal.segment(asdict(mark))
 
     def _channel(self, name: str, feature_type: Feature | None) -> Channel:
         channel = self._channels.get(name)
@@ -359,7 +422,10 @@ class Episode:
         own = {key: facts.pop(key, None) for key in _OWN}
         data, told = self._aligned() if self._timed else self._grouped()
         own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
-        stored = self._seal(replace(data, metadata=facts, episode_id=self._id, **own))
+        assert data.timestamps_ns is not None
+        segments, still_open = self._marks.finished(self._stamps, data.timestamps_ns)
+        told += [f"episode {self._id}: {still_open}"] if still_open else []
+        stored = self._seal(replace(data, metadata=facts, episode_id=self._id, segments=segments, **own))
         self._steps = data.num_steps
         self._end("closed")
         if self._saved is not None:

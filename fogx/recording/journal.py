@@ -130,6 +130,10 @@ class Journal:
         """Append what is now said of the whole episode."""
         self._event("metadata", _plain(metadata))
 
+    def segment(self, segment: Mapping[str, Any]) -> None:
+        """Append what is now said of one segment, as JSON values; what was said before of the same `number` holds no longer."""
+        self._event("segment", segment)
+
     def _event(self, kind: str, values: Mapping[str, Any]) -> None:
         self._append(EVENTS, None, 0, 0, json.dumps({"kind": kind, **values}).encode())
 

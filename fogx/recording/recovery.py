@@ -29,6 +29,7 @@ from fogx.protocols import object_array
 from fogx.recording.episode import Episode
 from fogx.recording.journal import EVENTS, HEAD, MAGIC, SUFFIX, Journal, Recorded, metadata_of
 from fogx.recording.sealing import seal
+from fogx.recording.segments import Mark
 from fogx.storage.files.paths import check_inside
 from fogx.storage.files.store import Store
 from fogx.storage.log.commit import EpisodeLog
@@ -47,6 +48,7 @@ class Left:
         path: The file.
         about: What was said when it was begun; empty where that cannot be read.
         metadata: Episode metadata that was given.
+        segments: Number → segment of those that were begun.
         unread: Bytes that could not be read.
         count: Values that could.
     """
@@ -54,6 +56,7 @@ class Left:
     path: str
     about: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    segments: dict[int, Mark] = field(default_factory=dict)
     unread: int = 0
     count: int = 0
 
@@ -166,6 +169,10 @@ def _values(chunk: Chunk, left: Left) -> Iterator[Recorded]:
             topic, feature = topics[record.channel_id]
             if topic == EVENTS:
                 event = json.loads(record.data)
+                if event["kind"] == "segment":
+                    mark = Mark.from_event(event)
+                    left.segments[mark.number] = mark
+                    continue
                 left.about = event if event["kind"] == "begin" else left.about
                 left.metadata |= metadata_of(event)
                 continue
@@ -202,7 +209,7 @@ def _saved(
     with readable(left.path):
         align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
         episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
-        episode.take_back(values, journal)
+        episode.take_back(values, journal, left.segments.values())
     episode.close({"interrupted": "process died"})
     return "saved"
 

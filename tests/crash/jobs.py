@@ -53,9 +53,13 @@ def record_timed(number: int) -> Step:
     def step(dataset: fox.Dataset) -> None:
         episode = dataset.new_episode({"made": number, "number": number}, align=fox.Align(reference="state"))
         for i in range(8):
+            if i == 2:
+                episode.begin("middle", 0.5)
             if i % 2 == 0:
                 episode.add("state", np.full(3, i // 2, np.float32), 10 * i + 1)
             episode.add("view", np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8), 10 * i)
+            if i == 5:
+                episode.end("middle")
         _close(episode)
 
     return step
@@ -72,6 +76,14 @@ def load(split: str) -> Step:
 
 def tag(made: int, **values: Any) -> Step:
     return lambda dataset: dataset.tag(_made(dataset, made), **values)
+
+
+def annotate(label: str, *made: int, start_s: float | None = None) -> Step:
+    return lambda dataset: dataset.annotate([i for m in made for i in _made(dataset, m)], label, start_s, value=1)
+
+
+def unlabel(label: str) -> Step:
+    return lambda dataset: dataset.remove_segments(dataset.segments(label=label))
 
 
 def delete(made: int) -> Step:
@@ -132,6 +144,9 @@ JOBS = {
     "trim": Job((vacuum, tag(100, number=9)), (until_upkeep, tag(100, number=7), tag(100, number=8), age, tag(101, number=6))),
     "compact": Job((lambda dataset: dataset.compact(),), THREE),
     "realign": Job((realign, tag(0, number=7)), (record_timed(0), record_timed(1))),
+    "annotate": Job(
+        (annotate("a", 0, 1), annotate("b", 1, 2, start_s=0.0), unlabel("a")), (*THREE, annotate("before", 0), annotate("a", 2))
+    ),
     "upkeep": Job((tag(100, number=7),), (until_upkeep,)),
 }
 
@@ -205,11 +220,13 @@ def _rows(dataset: fox.Dataset, thorough: bool) -> dict[str, Any]:
     found = {}
     ids = log.rows["episode_id"].to_pylist()
     assert len(set(ids)) == len(ids), "an episode is there twice"
-    hidden = {"episode_id", "start_ns", "duration_ns", "schema_id", "index_file", "index_row", "dataset"}
+    hidden = {"episode_id", "start_ns", "duration_ns", "schema_id", "index_file", "index_row", "segments_file", "dataset"}
     for row, view in zip(log.rows.to_pylist(), dataset.episodes, strict=True):
         key = row["source_key"] or str(row["made"])
         assert key not in found, "an episode was saved twice"
         found[key] = {k: v for k, v in row.items() if k not in hidden and v is not None}
+        if row["segments_file"]:
+            found[key]["segments"] = view.segments[["label", "start_step", "stop_step", "value"]].values.tolist()
         if not thorough or row.get("made", 0) >= 100:
             continue
         if row["source_key"]:

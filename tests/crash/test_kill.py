@@ -93,7 +93,9 @@ def _data_files(root):
     return collections.Counter(name.split("/")[0] for name in _files(root) if name.split("/")[0] in FAMILIES)
 
 
-@pytest.mark.parametrize(("job", "step"), [("record", 6), ("import", 4), ("tag", 5), ("upkeep", 6), ("vacuum", 2)])
+@pytest.mark.parametrize(
+    ("job", "step"), [("record", 6), ("import", 4), ("tag", 5), ("annotate", 6), ("upkeep", 6), ("vacuum", 2)]
+)
 def test_what_killed_processes_leave_is_found_by_vacuum(tmp_path, forge, reference, job, step):
     whole = reference(job).copy(tmp_path / "whole")
     points = forge.run(whole, job).points

@@ -51,11 +51,12 @@ def read(root: str) -> list[dict[str, Any]]:
     dataset = attempt("open", lambda: fox.Dataset(root, read_only=True))
     if dataset is None:
         return found
-    for what in ("__repr__", "_repr_html_", "get_episode_info", "history"):
+    for what in ("__repr__", "_repr_html_", "get_episode_info", "history", "segments"):
         attempt(what, getattr(dataset, what))
     attempt("at", lambda: len(dataset.at(1)))
     for view in attempt("episodes", lambda: dataset.episodes) or []:
         attempt("view", lambda view=view: (repr(view), view._repr_html_(), len(view), view.metadata, view.timestamps_ns))
+        attempt("segments", lambda view=view: view.segments)
         for name in attempt("features", lambda view=view: view.features) or []:
             attempt("feature", lambda view=view, name=name: view[name])
             attempt("encoded", lambda view=view, name=name: view.encoded(name) if view.schema[name].in_frames else None)

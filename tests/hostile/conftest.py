@@ -125,6 +125,7 @@ def make_root(path: Path) -> Path:
             episode.add_step({**values, "reward": 0.5, "done": step == 2, "text": "long " * 4_000})
         episode.close()
         dataset.tag([episode.episode_id], trial=number)
+        dataset.annotate([episode.episode_id], "start", stop_step=2, value=f"v{number}")
     while (dataset.version or 0) < 21:
         dataset.tag(None, turn=dataset.version or 0)
     dataset.tag(None, mixed=0.5)

@@ -120,6 +120,21 @@ def test_missing_values_of_a_large_fixed_size(hostile_child, small_root, copy_of
     refused(hostile_child, root)
 
 
+@pytest.mark.parametrize("kind", ["one row again and again", "long text", "a long value"])
+def test_segments(hostile_child, small_root, copy_of, kind):
+    root = copy_of(small_root)
+    for path in root.glob("segments/*.parquet"):
+        table = pq.ParquetFile(path).read()
+        if kind == "one row again and again":
+            table = table.take(pa.array(np.zeros(2_000_000, np.int32))).combine_chunks()
+        else:
+            name, text = ("label", "x" * 100_000_000) if kind == "long text" else ("value", "[" + "0," * 5_000_000 + "0]")
+            position = table.column_names.index(name)
+            table = table.set_column(position, table.schema.field(position), pa.array([text] * len(table)))
+        path.write_bytes(parquet(table))
+    refused(hostile_child, root)
+
+
 def changed_frames(root: Path, **places: object) -> Path:
     """Change the last place of frames of each episode in one index file; return the frames file."""
     path = only(root, "index/*.parquet")
@@ -189,7 +204,9 @@ def test_the_deep_footer_is_one():
     assert pq.ParquetFile(pa.BufferReader(deep_footer(3))).metadata.num_columns == 1
 
 
-@pytest.mark.parametrize("pattern", ["episodes/*.parquet", "index/*.parquet", "steps/*/*.parquet", "*/_delta_log/*.parquet"])
+@pytest.mark.parametrize(
+    "pattern", ["episodes/*.parquet", "index/*.parquet", "steps/*/*.parquet", "segments/*.parquet", "*/_delta_log/*.parquet"]
+)
 def test_footers_nested_too_deep(hostile_child, small_root, copy_of, pattern):
     """These end the process in polars and delta-rs."""
     root = copy_of(small_root)

@@ -11,7 +11,7 @@ import pytest
 import fogx as fox
 from fogx.errors import CorruptDataError
 
-FAMILIES = ["episodes", "episodes/_delta_log", "index", "index/schemas", "steps", "frames"]
+FAMILIES = ["episodes", "episodes/_delta_log", "index", "index/schemas", "steps", "frames", "segments"]
 
 
 def refused(child, root: Path, by: str) -> None:
@@ -29,7 +29,16 @@ def test_a_folder_that_is_a_link_out_of_the_root(hostile_child, small_root, copy
 
 
 @pytest.mark.parametrize(
-    "pattern", ["episodes/*.parquet", "episodes/_delta_log/*", "index/*.parquet", "index/schemas/*", "steps/*/*", "frames/*/*"]
+    "pattern",
+    [
+        "episodes/*.parquet",
+        "episodes/_delta_log/*",
+        "index/*.parquet",
+        "index/schemas/*",
+        "steps/*/*",
+        "frames/*/*",
+        "segments/*",
+    ],
 )
 def test_a_file_that_is_a_link_out_of_the_root(hostile_child, small_root, copy_of, tmp_path, pattern):
     root = copy_of(small_root)
@@ -40,7 +49,9 @@ def test_a_file_that_is_a_link_out_of_the_root(hostile_child, small_root, copy_o
     refused(hostile_child, root, "is a link that leaves the dataset's folder")
 
 
-@pytest.mark.parametrize("pattern", ["episodes/*.parquet", "index/*.parquet", "index/schemas/*.json", "steps/*/*", "frames/*/*"])
+@pytest.mark.parametrize(
+    "pattern", ["episodes/*.parquet", "index/*.parquet", "index/schemas/*.json", "steps/*/*", "frames/*/*", "segments/*"]
+)
 def test_a_pipe_keeps_nobody_waiting(hostile_child, small_root, copy_of, pattern):
     root = copy_of(small_root)
     for path in root.glob(pattern):

@@ -40,6 +40,9 @@ def record(dataset: fox.Dataset, seed: int) -> str:
         episode.add("view", random.integers(0, 255, (16, 24, 3), dtype=np.uint8))
         episode.add("depth", random.integers(0, 5_000, (16, 24), dtype=np.uint16))
         episode.add("said", f"word {step}")
+        if step == 2:
+            episode.begin("middle", 0.5)
+    episode.end("middle")
     episode.close()
     return episode.episode_id
 
@@ -61,7 +64,8 @@ def users_of(root: Path) -> dict[str, set[str]]:
     for row in log.rows.to_pylist():
         (index,) = read_index(log.store, row["index_file"], [row["index_row"]], ("steps", "frames"))
         places = [*index.steps, *index.frames]
-        for path in {row["index_file"], schema_name(row["schema_id"]), *(place.file for place in places)}:
+        named = {row["index_file"], row["segments_file"], schema_name(row["schema_id"]), *(place.file for place in places)}
+        for path in named - {None}:
             found.setdefault(path, set()).add(row["episode_id"])
     return found
 

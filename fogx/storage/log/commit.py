@@ -28,6 +28,9 @@ _MOVED = "fogx.pointersMoved"
 Cells = Mapping[str, Mapping[str, Any]]
 """Episode id → cells of its row by column."""
 
+_MADE_FROM = ["episode_id", "index_file", "index_row", "segments_file"]
+"""What new segments of an episode are made from: its steps, and the segments that it has."""
+
 PATIENCE_S = 120.0
 """A commit that meets other writers' is tried again for so long."""
 
@@ -199,6 +202,52 @@ class EpisodeLog:
 
         return self._retrying(attempt, operation)
 
+    def rows_of(self, ids: Sequence[str]) -> pa.Table:
+        """Return the rows that episodes have in the newest version, in order of id, without moving to it.
+
+        Raises:
+            EpisodeNotFoundError: Some were deleted meanwhile.
+        """
+
+        def look() -> pa.Table:
+            held = self.delta.snapshot().of(pa.array(ids, pa.string()))
+            self._check_there(ids, held)
+            return held
+
+        return self._retrying(look, "reading the table")
+
+    def resegment(
+        self, rows: pa.Table, files: Mapping[str, str | None], *, operation: str, began: Stopwatch | None = None
+    ) -> list[str]:
+        """Let episodes name other segments, in one commit, unless another one changed meanwhile what the new ones were made from.
+
+        Args:
+            rows: Rows of the episodes, as `rows_of` gave them.
+            files: Episode id → pointer of its segments, `None` where it has none any more.
+            operation: What `history()` shows.
+            began: Runs since the first of these files was begun.
+
+        Returns:
+            Ids of those that no longer point where they did; where there are some, nothing was changed.
+        """
+        wanted = pa.array(sorted(files), pa.string())
+        values = pa.array([files[i] for i in wanted.to_pylist()], pa.string())
+        seen = rows.filter(pc.is_in(rows["episode_id"], wanted)).select(_MADE_FROM).to_pylist()
+
+        def attempt() -> list[str]:
+            latest = self.delta.snapshot()
+            held = latest.of(wanted).select(_MADE_FROM).to_pylist()
+            there = {row["episode_id"]: row for row in held}
+            if moved := [row["episode_id"] for row in seen if there.get(row["episode_id"]) != row]:
+                return moved
+            self._refuse_old(began, len(files))
+            edits = Edits(wanted, {"segments_file": (values, pa.array([True] * len(wanted)))})
+            self._replace({n: patched(latest.files[n], edits) for n in latest.holding(wanted)}, operation, len(wanted))
+            self._own(patched(aligned(self.rows, latest.schema), edits))
+            return []
+
+        return self._retrying(attempt, operation)
+
     @property
     def pointers_moved(self) -> bool:
         """Whether a data file may hold an old form of an episode beside others that are current."""
@@ -304,9 +353,7 @@ class EpisodeLog:
             self.delta.commit("widen columns", 0, add=aligned(latest.rows, schema), overwrite=True)
         return bool(fitted.added or fitted.widened)
 
-    def _check_edit(
-        self, changes: Mapping[str, Mapping[str, Any]], ids: Sequence[str], held: pa.Table, base: pa.Table | None
-    ) -> None:
+    def _check_there(self, ids: Sequence[str], held: pa.Table) -> None:
         if held.num_rows != len(ids):
             there = set(held["episode_id"].to_pylist())
             gone = [i for i in ids if i not in there]
@@ -314,6 +361,11 @@ class EpisodeLog:
                 f"{self.store.root}: {len(gone)} of {len(ids)} episodes are not there: {listing(gone, most=3)}. Nothing was changed; "
                 "refresh() and select again."
             )
+
+    def _check_edit(
+        self, changes: Mapping[str, Mapping[str, Any]], ids: Sequence[str], held: pa.Table, base: pa.Table | None
+    ) -> None:
+        self._check_there(ids, held)
         if base is None:
             return
         before = base.filter(pc.is_in(base["episode_id"], held["episode_id"].combine_chunks()))

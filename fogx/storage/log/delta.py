@@ -327,7 +327,7 @@ class DeltaLog:
     def _options(self, operation: str, episodes: int, token: str, marks: Sequence[Any]) -> dict[str, Any]:
         from deltalake import CommitProperties, PostCommitHookProperties
 
-        about = {"fogx_operation": operation, "fogx_episodes": episodes, "fogx_commit": token, "userName": _user()}
+        about = {"fogx_operation": operation, "fogx_episodes": episodes, "fogx_commit": token, "userName": user()}
         # delta-rs tries again by itself where that is safe. Behind a network it would not know its own commit whose answer was
         # lost, and make it twice; so there we look for the token first.
         tries = None if self.store.is_local else 0
@@ -382,7 +382,8 @@ def _content(table: Any) -> tuple[int, dict[str, str], list[str]]:
 
 
 @functools.cache
-def _user() -> str:
+def user() -> str:
+    """Return the name of the user of this process."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container whose user has no name

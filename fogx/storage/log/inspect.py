@@ -25,7 +25,7 @@ REMEDY = "repair() sets it aside and saves what can be saved."
 LOST = "fogx_lost"
 """In the note of an entry that stands in for a lost one: where what was left of it was put, or an empty text."""
 
-_EDITS = ("tag", "update_episode_info", "compact", "merge table files")
+_EDITS = ("tag", "update_episode_info", "annotate", "remove segments", "compact", "merge table files")
 """Operations that change no number of rows."""
 
 _ENTRY = re.compile(r"(\d{20})\.json")

@@ -6,9 +6,10 @@ file of 0.4 MB can declare 800 MB, or declare little and decode to 800 MB.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,9 +98,12 @@ class GuardedParquet:
         """Return the smallest and largest text that the footer gives for a column, or `None` where it gives none."""
         with readable(self.what):
             number = [leaf.path for leaf in self._footer.leaves].index(path)
-            groups = parse(_footer_bytes(self._file, self._size), _BOUNDS)[0][4]
-            found = groups[group][1][number][3].get(12, {})
+            found = self._bounds[group][1][number][3].get(12, {})
             return (found[6].decode(), found[5].decode()) if found.keys() >= {5, 6} else None
+
+    @functools.cached_property
+    def _bounds(self) -> Any:
+        return parse(_footer_bytes(self._file, self._size), _BOUNDS)[0][4]
 
     def check(self, groups: Sequence[int], columns: Sequence[str] | None, room: Room, expected: pa.Schema | None = None) -> None:
         """Count what reading columns of row groups takes, before it is read.

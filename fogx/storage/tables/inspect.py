@@ -16,6 +16,7 @@ from fogx.memory import Room
 from fogx.storage.files.store import Store
 from fogx.storage.tables.guarded import GuardedParquet
 from fogx.storage.tables.places import FramesPlace, StepsPlace
+from fogx.storage.tables.segments import fits
 from fogx.storage.tables.steps import steps_schema
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -117,6 +118,24 @@ def check_frames_place(parquet: GuardedParquet, size: int, place: FramesPlace, e
         stop = chunk.start + chunk.stored
         if not chunk.start < place.offset <= place.offset - 4 + total <= min(stop, size):
             raise DamagedError("wrong content", "The frames do not lie where the index says.")
+
+
+def check_segments(store: Store, pointer: str, episode_ids: Sequence[str]) -> None:
+    """Look at the ends and the footer of a `segments` file.
+
+    Raises:
+        DamagedError: It is not there, cannot be opened, or holds other columns or episodes.
+    """
+    with opened(store, pointer) as (parquet, _):
+        if not fits(parquet.schema):
+            raise DamagedError("wrong content", "The file holds other columns than those of segments.")
+        with _reading():
+            bounds = [parquet.bounds(group, "episode_id") for group in range(len(parquet.group_rows))]
+    out = [i for i in episode_ids if not any(found is None or found[0] <= i <= found[1] for found in bounds)]
+    if out:
+        raise DamagedError(
+            "wrong content", f"The file holds no segments of {len(out)} of the {len(episode_ids)} episodes that name it."
+        )
 
 
 def check_frames(table: pa.Table, place: FramesPlace, episode_id: str) -> list[bytes]:

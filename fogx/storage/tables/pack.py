@@ -18,6 +18,7 @@ from fogx.storage.tables.frames import FramesWriter
 from fogx.storage.tables.index import IndexRow, write_index, write_schema
 from fogx.storage.tables.nested import split_metadata
 from fogx.storage.tables.places import StepsPlace
+from fogx.storage.tables.segments import write_segments
 from fogx.storage.tables.steps import StepsWriter
 
 FRAMES_FILE_BYTES = 512 << 20
@@ -54,7 +55,7 @@ class _Pending:
 
 
 class EpisodePacker:
-    """Writes episodes, in order of their ids, into shared `steps` (one a schema), `frames` and `index` files.
+    """Writes episodes, in order of their ids, into shared `steps` (one a schema), `frames`, `index` and `segments` files.
 
     Nothing that it writes is visible before a commit names it. Holds one row group of each open file in memory.
     """
@@ -65,6 +66,7 @@ class EpisodePacker:
         self._partition = partition or partition_folder("dataset", dataset)
         self._steps: dict[tuple[str, str, frozenset[str]], StepsWriter] = {}
         self._frames: FramesWriter | None = None
+        self._segments_file: str | None = None
         self._files: list[str] = []
         self._places: dict[str, list[Any]] = {}
         self._pending: list[_Pending] = []
@@ -127,6 +129,7 @@ class EpisodePacker:
             control_hz=data.control_hz,
             success=data.success,
             source_key=data.source_key,
+            segments=data.segments,
         )
         if samples is not None:
             slim.samples = Samples({}, samples.stamps_ns[:0], None, samples.align)
@@ -165,6 +168,9 @@ class EpisodePacker:
         ]
         index_file = write_index(self._store, rows)
         self._files.append(index_file)
+        if labelled := {p.episode_id: p.data.segments for p in self._pending if p.data.segments}:
+            self._segments_file = write_segments(self._store, labelled)
+            self._files.append(self._segments_file)
         self._store.sync(self._files)
         return Packed([self._row(p, index_file, position) for position, p in enumerate(self._pending)], self._files, self._began)
 
@@ -207,7 +213,7 @@ class EpisodePacker:
             "source_key": data.source_key,
             "index_file": index_file,
             "index_row": position,
-            "segments_file": None,
+            "segments_file": self._segments_file if data.segments else None,
             "metadata": pending.cells,
         }
 

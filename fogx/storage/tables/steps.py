@@ -178,6 +178,39 @@ def read_steps(
         return columns_of(pa.concat_tables(parts), schema, in_steps)
 
 
+def read_times(store: Store, places: Sequence[StepsPlace]) -> list[np.ndarray]:
+    """Return the times of many episodes' steps; each row group is read once.
+
+    Args:
+        store: The root's store.
+        places: Places in `steps` files, of steps that have times.
+
+    Returns:
+        For each place `(num_rows,)` int64 ns.
+
+    Raises:
+        CorruptDataError: As `read_steps`; or steps without times.
+    """
+    inside: dict[str, dict[int, list[int]]] = {}
+    for number, place in enumerate(places):
+        inside.setdefault(place.file, {}).setdefault(place.row_group, []).append(number)
+    times, room, expected = [np.zeros(0, np.int64)] * len(places), Room(), pa.schema([pa.field("timestamp_ns", pa.int64())])
+    for name, groups in inside.items():
+        with store.open(name) as source:
+            file = GuardedParquet(source, f"{store.root}: {name}", checksums=True)
+            for group, numbers in groups.items():
+                column = file.read([group], ["timestamp_ns"], room, expected)["timestamp_ns"].combine_chunks()
+                for number in numbers:
+                    part = column.slice(places[number].first_row, places[number].num_rows)
+                    if part.null_count or len(part) != places[number].num_rows:
+                        raise CorruptDataError(
+                            f"{store.root}: {name} holds {len(part) - part.null_count} of the {places[number].num_rows} times of steps "
+                            "that it should."
+                        )
+                    times[number] = numpy_view(part).copy()
+    return times
+
+
 def columns_of(table: pa.Table, schema: Schema, in_steps: Collection[str] = ()) -> dict[str, Column]:
     """Return rows of a file as columns; features kept in `frames` and those `in_steps` come as int32 numbers."""
     return {name: _column(table[name], None if name in in_steps else schema.features.get(name)) for name in table.column_names}

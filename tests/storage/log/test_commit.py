@@ -13,6 +13,7 @@ import pytest
 
 from fogx.errors import ConflictError, CorruptDataError, EpisodeNotFoundError, FormatVersionError, StorageError
 from fogx.ids import new_id
+from fogx.storage.files.stopwatch import Stopwatch
 from fogx.storage.files.store import Store
 from fogx.storage.log import delta, root
 from fogx.storage.log.commit import EpisodeLog
@@ -168,6 +169,41 @@ def test_edits_meet_in_values_kept_apart_too(tmp_path):
     log.edit({"n": {first: "other"}}, operation="tag", base=log.rows)
     with pytest.raises(ConflictError):
         log.edit({"n": {first: 2}}, operation="tag", base=base)
+
+
+def test_segments_are_swapped_only_where_nothing_moved(tmp_path):
+    log = _log(tmp_path)
+    first, second = log.append([_row(n=1), _row(n=2)], operation="record")
+    other, files = _log(tmp_path), [f"segments/{number:032x}.parquet" for number in range(3)]
+    seen = log.rows_of([second, first])
+    assert seen["episode_id"].to_pylist() == [first, second]
+    other.edit({"n": {first: 5}}, operation="tag")
+    assert log.resegment(seen, {first: files[0], second: files[0]}, operation="annotate") == []
+    assert _column(log, "segments_file") == [files[0]] * 2
+    version = log.version
+    assert other.resegment(seen, {first: files[1]}, operation="annotate") == [first]
+    fresh = other.rows_of([first, second])
+    assert other.resegment(fresh, {first: None}, operation="remove segments") == []
+    assert log.resegment(fresh, {first: files[2], second: files[2]}, operation="annotate") == [first]
+    assert log.resegment(fresh, {second: files[2]}, operation="annotate") == []
+    assert log.version == version + 2
+    newest = EpisodeLog(log.store)
+    assert _column(newest, "segments_file") == [None, files[2]]
+    assert _column(newest, "n") == [5, 2]
+    other.delete([first])
+    with pytest.raises(EpisodeNotFoundError, match="1 of 2"):
+        log.rows_of([first, second])
+    assert log.resegment(fresh, {first: files[1]}, operation="annotate") == [first]
+
+
+def test_old_files_of_segments_are_not_committed(tmp_path, monkeypatch):
+    log = _log(tmp_path)
+    (first,) = log.append([_row()], operation="record")
+    began = Stopwatch()
+    monkeypatch.setattr(Stopwatch, "elapsed_s", lambda self: 4 * 24 * 3600.0)
+    with pytest.raises(StorageError, match="could take them for leftovers"):
+        log.resegment(log.rows_of([first]), {first: f"segments/{0:032x}.parquet"}, operation="annotate", began=began)
+    assert _column(EpisodeLog(log.store), "segments_file") == [None]
 
 
 def test_edit_of_a_deleted_episode(tmp_path):
