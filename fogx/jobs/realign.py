@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import pyarrow as pa
 from tqdm.auto import tqdm
 
 from fogx.align.policy import Align
@@ -17,15 +18,16 @@ from fogx.reading.roots import Chosen, Root
 from fogx.settings import config
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.pack import EpisodePacker
+from fogx.storage.tables.segments import read_segments, segments_of, steps_of
 
 GROUP_STEPS = 500_000
 """Episodes are written and committed together up to about this many steps and samples."""
 
-_ROW = (*POINTER, "num_steps", "start_ns", "duration_ns", "control_hz")
+_ROW = (*POINTER, "num_steps", "start_ns", "duration_ns", "control_hz", "segments_file")
 """What changes in an episode's row."""
 
-_GUARDS = (*POINTER, "control_hz")
-"""What of it must be as it was when the samples were read: others may compact, or tag, meanwhile."""
+_GUARDS = (*POINTER, "control_hz", "segments_file")
+"""What of it must be as it was when the samples were read: others may compact, tag or annotate meanwhile."""
 
 
 def realign(root: Root, chosen: Chosen, policy: Align) -> list[str]:
@@ -64,10 +66,13 @@ def _realigned(root: Root, group: Sequence[Located], policy: Align) -> list[str]
     packer = EpisodePacker(root.store, root.name)
     old = {}
     try:
+        segments = segments_of(read_segments(root.store, pa.concat_tables([member.row for member in group])))
         for member in group:
             data = _anew(member, policy)
             if data is not None:
-                packer.add(member.episode_id, data, member.index)
+                assert data.timestamps_ns is not None
+                labelled = steps_of(segments.get(member.episode_id, ()), data.timestamps_ns)
+                packer.add(member.episode_id, replace(data, segments=labelled), member.index)
                 old[member.episode_id] = {name: member.row[name][0].as_py() for name in _GUARDS}
         if not old:
             packer.abort()

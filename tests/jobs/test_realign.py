@@ -276,3 +276,40 @@ def test_other_roots_are_refused(dataset, tmp_path):
         both.realign(align=fox.Align(rate_hz=50))
     with pytest.raises(fox.FogxError, match="reading only"):
         fox.Dataset(dataset.path, read_only=True).realign(align=fox.Align(rate_hz=50))
+
+
+def test_segments_keep_their_times_and_have_the_new_steps(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    with dataset.new_episode(align=fox.Align(rate_hz=100)) as episode:
+        for i in range(41):
+            if i == 10:
+                episode.begin("grasp", 0.5)
+            episode.add("x", float(i), 1_000 * MS + 10 * MS * i)
+            if i == 20:
+                episode.end("grasp")
+    dataset.annotate(None, "start", stop_s=0.1)
+    before = dataset.segments()
+    other = fox.Dataset(tmp_path / "lab")
+    dataset.realign(align=fox.Align(rate_hz=50))
+    after = dataset.segments()
+    assert before["start_step"].tolist() == [0, 10]
+    assert after["start_step"].tolist() == [0, 5]
+    assert after["stop_step"].tolist() == [5, 10]
+    for name in ("label", "start_ns", "stop_ns", "start_s", "stop_s", "value", "source"):
+        assert after[name].tolist() == before[name].tolist(), name
+    assert other.segments()["start_step"].tolist() == [0, 10], "an older version shows what it had"
+    assert fox.check(tmp_path / "lab", deep=True).empty
+
+
+def test_segments_that_another_gave_meanwhile_stay(tmp_path, monkeypatch):
+    dataset = fox.Dataset(tmp_path / "lab")
+    with dataset.new_episode() as episode:
+        for i in range(20):
+            episode.add("x", float(i), 10 * MS * i)
+    other = fox.Dataset(tmp_path / "lab")
+    made = job._anew
+    monkeypatch.setattr(job, "_anew", lambda *a: (other.annotate(None, "theirs"), made(*a))[1])
+    assert dataset.realign(align=fox.Align(rate_hz=50)) == []
+    dataset.refresh()
+    assert dataset.segments()["label"].tolist() == ["theirs"]
+    assert fox.check(tmp_path / "lab", deep=True).empty
