@@ -35,6 +35,10 @@ class FeatureError(FogxError, ValueError):
     """A value, dtype, shape or declaration of a feature does not fit."""
 
 
+class QueueFullError(FogxError, BlockingIOError):
+    """Values come faster than they are encoded, and `on_full="raise"` was asked for."""
+
+
 class FeatureTypeError(FogxError, TypeError):
     """A value is of a type that no feature can hold."""
 

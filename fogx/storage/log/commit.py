@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -71,6 +71,13 @@ class EpisodeLog:
             self.delta.update()
             self.delta.sync()  # what is there already counts as saved
             return frozenset(self.delta.snapshot().rows["source_key"].to_pylist()) - {None}
+
+    def holds(self, episode_id: str) -> bool:
+        """Return whether the newest version has an episode, without moving to it."""
+        with self._lock:
+            self.delta.update()
+            self.delta.sync()  # what is there already counts as saved
+            return bool(self.delta.snapshot().of(pa.array([episode_id])).num_rows)
 
     def append(
         self,
@@ -260,9 +267,11 @@ class EpisodeLog:
 
         return self._retrying(attempt, "migrate")
 
-    def vacuum(self, older_than_s: float | None = None, *, dry_run: bool = False) -> list[dict[str, Any]]:
+    def vacuum(
+        self, older_than_s: float | None = None, *, dry_run: bool = False, keep: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
         """Remove files that no kept version names; see `vacuum.vacuum`."""
-        return self._retrying(lambda: vacuum(self.delta, older_than_s, dry_run=dry_run), "vacuum")
+        return self._retrying(lambda: vacuum(self.delta, older_than_s, dry_run=dry_run, keep=keep), "vacuum")
 
     def _own(self, rows: pa.Table) -> None:
         self.rows, self.version = rows, self.delta.version
