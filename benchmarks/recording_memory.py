@@ -45,7 +45,9 @@ def record(dataset: fox.Dataset, options: argparse.Namespace) -> None:
     with dataset.new_episode() as warm:  # what is imported and begun once is not counted
         warm.add_step({"joints": np.zeros(7, np.float32), "camera/0": images[0]}, timestamp=0)
     base, peak = rss(), 0.0
-    print(f"{options.cameras} × {options.size[1]}×{options.size[0]} at {CAMERA_HZ} Hz, joints at {JOINTS_HZ} Hz; base {base:.0f} MB")
+    print(
+        f"{options.cameras} × {options.size[1]}×{options.size[0]} at {CAMERA_HZ} Hz, joints at {JOINTS_HZ} Hz; base {base:.0f} MB"
+    )
     ticks = round(options.minutes * 60 * JOINTS_HZ)
     latency = {"joints": np.zeros(ticks), "image": np.zeros(options.cameras * (ticks * CAMERA_HZ // JOINTS_HZ + 1))}
     base, images_added = rss(), 0
@@ -77,7 +79,9 @@ def record(dataset: fox.Dataset, options: argparse.Namespace) -> None:
     episode.close()
     close = time.perf_counter() - start
     peak = max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    print(f"recorded in {took:.1f} s: {images_added / took:.0f} images/s, CPU {100 * used / took:.0f} % of one core, latest {late * 1e3:.0f} ms")
+    print(
+        f"recorded in {took:.1f} s: {images_added / took:.0f} images/s, CPU {100 * used / took:.0f} % of one core, latest {late * 1e3:.0f} ms"
+    )
     for name, seconds in latency.items():
         median, p99, p999 = np.percentile(seconds[: images_added if name == "image" else None] * 1e6, (50, 99, 99.9))
         print(f"add of {name}: median {median:.1f} µs, p99 {p99:.0f} µs, p99.9 {p999:.0f} µs, most {seconds.max() * 1e6:.0f} µs")

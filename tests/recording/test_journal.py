@@ -17,7 +17,6 @@ from mcap.stream_reader import StreamReader
 
 import fogx as fox
 from fogx.errors import CorruptDataError, StorageError
-from fogx.recording.frames import Frames
 from fogx.recording.journal import Journal, Rows, Values
 from fogx.recording.recovery import Left, read
 
@@ -170,7 +169,10 @@ class News:
             return []
         numbers = np.arange(first, self.told)
         feature = fox.Feature("int64", ())
-        return [Rows(first, numbers, numbers, numbers, False, False), Values("a", feature, numbers, np.array(self.values[first:]))]
+        return [
+            Rows(first, numbers, numbers, numbers, False, False),
+            Values("a", feature, numbers, np.array(self.values[first:])),
+        ]
 
 
 def small_journal(folder, syncs=3):
