@@ -193,7 +193,8 @@ class Dataset:
     def recover(self, *, discard: bool = False, dry_run: bool = False) -> pd.DataFrame:
         """Save the recordings of the write root that were open when their process died, from their journals.
 
-        They hold what was recorded up to about a second before. Recordings that are still going on are left alone.
+        They hold what was recorded up to about a second before (`fox.config().journal_sync_s`), images as far as they were encoded.
+        Recordings that are still going on are left alone. A file of images that is damaged costs its images only; a line is logged.
 
         Args:
             discard: Remove them instead.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from fogx.errors import FogxError, StorageError, in_one_line
+from fogx.errors import StorageError, in_one_line
 from fogx.feature import Feature
 from fogx.protocols import object_array
 from fogx.recording.chunks import SUFFIX, ChunkBuilder, header, write_at
@@ -207,16 +207,16 @@ class Journal:
             self._handle = -1
 
     def _keep(self) -> None:
-        failed = ""
+        failed = False
         while not self._stop.wait(config().journal_sync_s):
             try:
                 self.sync()
                 self.seal()
-                failed = ""
-            except (FogxError, OSError) as error:
+                failed = False
+            except Exception as error:  # whatever it is, the next second may be better
                 if not failed:
                     logger.warning("%s", error)
-                failed = str(error)
+                failed = True
 
     def _take_chunk(self) -> bytes:
         """Return what came since the last chunk as one, which can be read without the others."""

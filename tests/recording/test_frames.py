@@ -451,7 +451,7 @@ def test_a_remote_root_keeps_its_journal_on_this_machine_until_the_commit(s3_ser
             seal(episode)
         add(episode, range(8, 10))
         episode._held.frames.encoding.drain()
-        assert len([path for path in tmp_path.rglob("*.frames-*.mcap")]) == 3
+        assert len(list(tmp_path.rglob("*.frames-*.mcap"))) == 3
         sealed = {place.file.rpartition("/")[2] for place in episode._held.frames.sealed().places}
         assert len(sealed) == 2
         assert len(fox.Dataset(dataset.path)) == len(ends)
@@ -468,4 +468,4 @@ def test_a_remote_root_keeps_its_journal_on_this_machine_until_the_commit(s3_ser
         ends += [end] * (end != "discarded")
     for view in fox.Dataset(dataset.path).episodes:
         assert numbers_of(view) == view["number"].tolist() == list(range(10))
-    assert fox.Dataset(dataset.path).check(deep=True).empty
+    assert fox.check(dataset.path, deep=True).empty
