@@ -30,8 +30,9 @@ from fogx.reading.table import EpisodeFrame, episode_frame, joined_columns
 from fogx.reading.versions import numbered, token_of
 from fogx.reading.view import EpisodeView
 from fogx.recording.episode import Episode
-from fogx.recording.journal import Journal
-from fogx.recording.recovery import journals_of, recover, tell_of_left
+from fogx.recording.frames import Frames
+from fogx.recording.journal import Journal, journals_of
+from fogx.recording.recovery import recover, sealed_files, tell_of_left
 from fogx.recording.sealing import seal
 from fogx.storage.log.rows import check_metadata
 
@@ -135,6 +136,8 @@ class Dataset:
         task: str | None = None,
         align: Align | None = None,
         features: Mapping[str, Feature] | None = None,
+        on_full: str = "wait",
+        on_bad_value: str = "raise",
     ) -> Episode:
         """Begin a recording; nothing is visible before its `close()`. Several may be open at once.
 
@@ -143,14 +146,19 @@ class Dataset:
             task: What the robot is asked to do; becomes `language_instruction` on export.
             align: How samples become steps, where sensors have rates of their own: `fox.Align(rate_hz=30)`; see `Episode.add`.
             features: What features mean, for this episode; takes precedence over the dataset's.
+            on_full: What `add` does where images come faster than they are encoded: `"wait"`, or `"raise"` a `QueueFullError`.
+            on_bad_value: What becomes of a value that `add` refuses, such as one of another shape: `"raise"`, or `"quarantine"`: it
+                is left out and not kept, recording goes on, `close` warns, and `view.metadata["quarantined"]` has for each feature
+                `count` and `first_error`.
 
         Raises:
             MetadataError: A key that is fogx's own, or a value of a type that is not stored.
             ReadOnlyError: The handle is read-only.
+            UnknownNameError: Another `on_full` or `on_bad_value`.
         """
         self._roots.write.check_writable()
-        episode_id = new_id()
-        save = functools.partial(seal, self._roots.write.store, self._roots.write.writable, self.name, episode_id)
+        episode_id, store = new_id(), self._roots.write.store
+        save = functools.partial(seal, store, self._roots.write.writable, self.name, episode_id)
         declared = {**self._features, **(features or {})}
         return Episode(
             save,
@@ -160,8 +168,11 @@ class Dataset:
             features=declared,
             align=align,
             saved=self._recorded.append,
-            journal=functools.partial(Journal.create, journals_of(self._roots.write.store), episode_id),
+            journal=functools.partial(Journal.create, journals_of(store), episode_id),
             check_metadata=check_metadata,
+            frames=Frames.of(store, self.name, episode_id),
+            on_full=on_full,
+            on_bad_value=on_bad_value,
         )
 
     def discard_last(self) -> str:
@@ -185,7 +196,8 @@ class Dataset:
     def recover(self, *, discard: bool = False, dry_run: bool = False) -> pd.DataFrame:
         """Save the recordings of the write root that were open when their process died, from their journals.
 
-        They hold what was recorded up to about a second before. Recordings that are still going on are left alone.
+        They hold what was recorded up to about a second before (`fox.config().journal_sync_s`), images as far as they were encoded.
+        Recordings that are still going on are left alone. A file of images that is damaged costs its images only; a line is logged.
 
         Args:
             discard: Remove them instead.
@@ -588,7 +600,8 @@ class Dataset:
             FormatVersionError: The dataset is in a format of before `vacuum`; call `migrate()` first.
             CorruptDataError: What a kept version needs cannot be read; nothing was removed.
         """
-        return vacuum_frame(self._roots.write.writable().vacuum(older_than_s, dry_run=dry_run))
+        recorded = sealed_files(self._roots.write.store)
+        return vacuum_frame(self._roots.write.writable().vacuum(older_than_s, dry_run=dry_run, keep=recorded))
 
     def migrate(self) -> tuple[int, int]:
         """Bring the write root to the newest storage format; returns the formats before and after.

@@ -39,6 +39,10 @@ class TooManyStepsError(FeatureError):
     """A rate makes so many more steps than there are samples that a stamp must be wrong."""
 
 
+class QueueFullError(FogxError, BlockingIOError):
+    """Values come faster than they are encoded, and `on_full="raise"` was asked for."""
+
+
 class FeatureTypeError(FogxError, TypeError):
     """A value is of a type that no feature can hold."""
 

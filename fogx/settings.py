@@ -17,6 +17,10 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 3600
+
+
 @dataclass(frozen=True)
 class Config:
     """Process-wide defaults; see `config`.
@@ -26,6 +30,7 @@ class Config:
         jpeg_quality: 1–100.
         memory_mb: Budget for what fogx keeps in memory to read faster, in MiB, per process.
         max_pixels: Largest image that is decoded, in pixels.
+        journal_sync_s: What is recorded is on disk after so many seconds, before its episode is closed.
         progress: Whether long calls draw a progress bar.
     """
 
@@ -33,6 +38,7 @@ class Config:
     jpeg_quality: int = 95
     memory_mb: int = 512
     max_pixels: int = 64_000_000
+    journal_sync_s: float = 1.0
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -42,6 +48,7 @@ class Config:
             "memory_mb": (_whole(self.memory_mb) and self.memory_mb >= 1, "a whole number from 1"),
             "max_pixels": (_whole(self.max_pixels) and self.max_pixels >= 1, "a whole number from 1"),
             "progress": (isinstance(self.progress, bool), "True or False"),
+            "journal_sync_s": (_seconds(self.journal_sync_s), "a number of seconds above 0, up to 3600"),
         }
         for name, (fits, what) in allowed.items():
             if not fits:

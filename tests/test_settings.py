@@ -35,6 +35,9 @@ def test_a_change_stays_and_leaves_the_rest() -> None:
         ("memory_mb", "512", "a whole number from 1"),
         ("max_pixels", -1, "a whole number from 1"),
         ("progress", 1, "True or False"),
+        ("journal_sync_s", 0, "a number of seconds above 0, up to 3600"),
+        ("journal_sync_s", float("nan"), "a number of seconds above 0, up to 3600"),
+        ("journal_sync_s", "1", "a number of seconds above 0, up to 3600"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_and_changes_nothing(option: str, value: object, allowed: str) -> None:

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from fogx.errors import FeatureError
-from fogx.feature import LARGE, Feature, fits_shape
+from fogx.feature import LARGE, NUMERIC_DTYPES, Feature, fits_shape
 from fogx.protocols import Column
 from fogx.recording.cameras import camera_codec, looks_like_camera
+from fogx.recording.encoding import encode
+from fogx.recording.frames import Frames
+from fogx.recording.journal import Values
 from fogx.recording.values import Value, read_value
-from fogx.registry import get as plugin
 from fogx.settings import config
 
 Stored = np.ndarray | str | bytes
 
+_PYTHON = {"float64": float, "int64": int, "bool": bool}
+"""Python's own numbers, which numpy takes as these dtypes."""
 
-@dataclass(frozen=True)
+_EXACT = 2**53
+"""Up to here float64 holds every int."""
+
+_FEW = 64
+"""Values that there is room for at first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A checked value, ready to append; making it changed nothing.
 
     Args:
         feature: The feature once this value is in it.
-        stored: An array of exactly its dtype, a str, or bytes (encoded for features in `frames`).
+        stored: An array of exactly its dtype, a str, or bytes; for features in `frames` bytes, or an array to be encoded.
         loose: Whether it was Python numbers.
         missing_file: Whether it is text that looks like the name of an image file and names none.
     """
@@ -34,6 +48,13 @@ class Prepared:
     loose: bool
     missing_file: bool
 
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for an encoder once it is appended."""
+        if not self.feature.in_frames:
+            return 0
+        return self.stored.nbytes if isinstance(self.stored, np.ndarray) else len(self.stored)
+
 
 class Channel:
     """Collects the values of one feature.
@@ -41,22 +62,59 @@ class Channel:
     Args:
         name: Name of the feature.
         declared: What the user declared about it; the first value fixes the rest.
+        frames: Where its values go if they are encoded.
     """
 
-    def __init__(self, name: str, declared: Feature | None) -> None:
+    def __init__(self, name: str, declared: Feature | None, frames: Frames | None = None) -> None:
         self.name = name
         self.declared = declared or Feature()
         self.feature: Feature | None = None
-        self.nbytes = 0
-        self._rows: list[int] = []
-        self._values: list[Stored] = []
+        self._frames = frames or Frames()
+        self._rows = array("q")
+        self._numbers: np.ndarray | None = None
+        self._objects: list[Stored] = []
+        self._objects_bytes = 0
+        self._told = 0
+        self._taken: set[tuple[int, ...]] = set()
+        self._largest = -1
         self._widens = self.declared.dtype is None
+        self._shape: tuple[int, ...] = ()
+        self._scalar: type | None = None
+        self._python: type | None = None
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._line) if self._in_frames else len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values that are in memory as they are: of features in `frames` none."""
+        return self._objects_bytes + (0 if self._numbers is None else len(self) * self._numbers[:1].nbytes)
+
+    def fits(self, value: object) -> bool:
+        """Return whether a value is a number, or numbers, of exactly the dtype and shape that are kept: `put` takes it as it is."""
+        numbers = self._numbers
+        if numbers is None:
+            return False
+        kind = type(value)
+        if kind is np.ndarray:
+            return value.dtype == numbers.dtype and value.shape == self._shape  # type: ignore[attr-defined, no-any-return]
+        if not self._shape:
+            return kind is self._scalar or (kind is self._python and (kind is not int or -(1 << 63) <= value < 1 << 63))  # type: ignore[operator]
+        if (kind is list or kind is tuple) and len(self._shape) == 1 and len(value) == self._shape[0]:  # type: ignore[arg-type]
+            # A list of mixed kinds is left to `prepare`, as are ints, of which each could be too large.
+            return self._python is not int and set(map(type, value)) == {self._python}  # type: ignore[call-overload]
+        return False
+
+    def put(self, row: int, value: Any) -> None:
+        """Add a value of a sample, which `fits`."""
+        self._store(row, value)
+        if self._widens and type(value) not in (int, float, bool, list, tuple):
+            self._widens = False
 
     def prepare(self, raw: object) -> Prepared:
-        """Check a value against the feature and encode it where it goes to `frames`; nothing is changed.
+        """Check a value against the feature; nothing is changed.
+
+        What is kept in `frames` is encoded where that may still be refused: the first value of each shape.
 
         Raises:
             FeatureError: Another dtype or shape than the feature's.
@@ -75,42 +133,140 @@ class Channel:
             raise self._mismatch(value, feature)
         if feature.encoding is None and _is_large(content):
             feature = replace(feature, encoding="zstd")
-        return Prepared(feature, self._encode(content, feature), value.loose, value.missing_file)
+        return Prepared(feature, self._ready(content, feature), value.loose, value.missing_file)
 
-    def append(self, row: int, prepared: Prepared) -> None:
-        """Add a prepared value of a sample; earlier values follow where the feature widened or outgrew `steps`."""
-        before, after = self.feature, prepared.feature
-        if before is not None and before.dtype != after.dtype:
-            self._values = [np.asarray(v).astype(after.dtype) for v in self._values]
-        if before is not None and before.encoding != after.encoding:
-            self._values = [self._encode(v, after) for v in self._values]
-        self.feature = after
+    def append(self, row: int, prepared: Prepared, stamps_ns: Sequence[int] = ()) -> None:
+        """Add a prepared value of a sample; earlier values follow where the feature widened or outgrew `steps`.
+
+        Args:
+            row: Number of the sample.
+            prepared: The value.
+            stamps_ns: Times of the samples so far, by number.
+        """
+        self._become(prepared.feature, stamps_ns)
         self._widens = self._widens and prepared.loose
-        self._rows.append(row)
-        self._values.append(prepared.stored)
-        self.nbytes += prepared.stored.nbytes if isinstance(prepared.stored, np.ndarray) else len(prepared.stored)
+        if prepared.feature.in_frames:
+            assert not isinstance(prepared.stored, str)
+            self._frames.encoding.submit(self._line, row, stamps_ns[row] if stamps_ns else 0, prepared.stored)
+        elif self._numbers is not None:
+            self._store(row, prepared.stored)
+        else:
+            self._rows.append(row)
+            self._objects.append(prepared.stored)
+            self._objects_bytes += _size(prepared.stored)
+
+    def extend(self, values: Values) -> None:
+        """Add many values, as `news` gave them."""
+        self._become(values.feature, ())
+        if self._numbers is None:
+            self._objects += values.values
+            self._objects_bytes += sum(map(_size, values.values))
+        else:
+            start, stop = len(self._rows), len(self._rows) + len(values.rows)
+            while len(self._numbers) < stop:
+                self._grow()
+            self._numbers[start:stop] = values.values
+        self._rows.extend(values.rows.tolist())
+
+    def news(self) -> Values | None:
+        """Return the values that came since the last call, copied, but for those in `frames`."""
+        start, self._told = self._told, len(self._rows)
+        if start == self._told or self.feature is None:
+            return None
+        rows = np.array(self._rows[start:], np.int64)
+        values = self._objects[start:] if self._numbers is None else self._numbers[start : self._told].copy()
+        return Values(self.name, self.feature, rows, values)
+
+    def outgrow(self, after: Feature) -> Iterator[tuple[int, np.ndarray]]:
+        """Make it a feature in `frames`; return the (sample, value) that it had, which are to be added anew."""
+        earlier: Iterable[Stored] = self._objects if self._numbers is None else self._numbers[: len(self._rows)]
+        rows, self.feature = self._rows, after
+        self._rows, self._objects, self._numbers, self._objects_bytes = array("q"), [], None, 0
+        return zip(rows, map(_as_array, earlier), strict=True)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """`(N,)` int64, the sample of each value that is there."""
+        return self._frames.values(self.name)[0] if self._in_frames else np.array(self._rows, np.int64)
+
+    def renumber(self, row: Sequence[int]) -> None:
+        """Give the samples other numbers, by the old one; `Frames` knows those of frames."""
+        self._rows = array("q", [row[number] for number in self._rows])
 
     def column(self, length: int, place: np.ndarray | None = None) -> Column:
-        """Return all values as a column; one value or more has been appended.
+        """Return all values as a column; one value or more has been appended, and all are encoded.
 
         Args:
             length: Values in it.
             place: `(R,)` int, where the value of each sample goes; `None` for the sample's own number.
         """
         assert self.feature is not None
-        steps = np.array(self._rows) if place is None else place[self._rows]
+        rows, kept = self._frames.values(self.name) if self._in_frames else (np.array(self._rows, np.int64), self._objects)
+        steps = rows if place is None else place[rows]
         valid = np.zeros(length, bool)
         valid[steps] = True
-        one_blob_each = self.feature.in_frames or self.feature.is_variable
-        shape = () if one_blob_each else tuple(d for d in self.feature.shape or () if d is not None)
-        if one_blob_each or self.feature.dtype in ("str", "bytes"):
-            values = np.empty((length, *shape), np.dtype(object))
-            for step, value in zip(steps.tolist(), self._values, strict=True):
-                values[step] = value
+        if self._numbers is not None:
+            values = np.zeros((length, *self._shape), self._numbers.dtype)
+            values[steps] = self._numbers[: len(rows)]
         else:
-            values = np.zeros((length, *shape), np.dtype(self.feature.dtype))
-            values[steps] = np.stack([np.asarray(v) for v in self._values])
+            one_blob_each = self.feature.in_frames or self.feature.is_variable
+            shape = () if one_blob_each else tuple(d for d in self.feature.shape or () if d is not None)
+            values = np.empty((length, *shape), np.dtype(object))
+            for step, value in zip(steps.tolist(), kept, strict=True):
+                values[step] = value
         return Column(values, None if valid.all() else valid)
+
+    @property
+    def _in_frames(self) -> bool:
+        return self.feature is not None and self.feature.in_frames
+
+    @property
+    def _line(self) -> Any:
+        assert self.feature is not None
+        return self._frames.line(self.name, self.feature)
+
+    def _store(self, row: int, value: Any) -> None:
+        numbers = self._numbers
+        assert numbers is not None
+        count = len(self._rows)
+        if count == len(numbers):
+            numbers = self._grow()
+        numbers[count] = value
+        self._rows.append(row)
+
+    def _become(self, after: Feature, stamps_ns: Sequence[int]) -> None:
+        """Make the feature what it is with the next value."""
+        before = self.feature
+        if before is after or before == after:
+            return
+        self.feature = after
+        plain = after.dtype in NUMERIC_DTYPES and not after.in_frames and not after.is_variable
+        if before is None and plain:
+            self._shape = tuple(d for d in after.shape or () if d is not None)
+            self._numbers = np.empty((_FEW, *self._shape), np.dtype(after.dtype))
+        elif before is not None and before.encoding != after.encoding:
+            self._move(after, stamps_ns)
+        elif before is not None and self._numbers is not None:
+            self._numbers = self._numbers.astype(after.dtype)
+        elif before is not None and before.dtype != after.dtype:
+            self._objects = [np.asarray(v).astype(after.dtype) for v in self._objects]
+        if self._numbers is not None:
+            self._scalar = self._numbers.dtype.type
+            self._python = _PYTHON.get(str(after.dtype))
+
+    def _move(self, after: Feature, stamps_ns: Sequence[int]) -> None:
+        """Let earlier values go to `frames`."""
+        for row, value in self.outgrow(after):
+            stamp = stamps_ns[row] if stamps_ns else 0
+            self._frames.encoding.submit(self._line, row, stamp, encode(self.name, value, after))
+        self._told = 0
+
+    def _grow(self) -> np.ndarray:
+        assert self._numbers is not None
+        room = np.empty((len(self._numbers) * 3 // 2, *self._shape), self._numbers.dtype)
+        room[: len(self._rows)] = self._numbers[: len(self._rows)]
+        self._numbers = room
+        return room
 
     def _first(self, value: Value) -> Feature:
         """Resolve the feature by its first value."""
@@ -160,7 +316,8 @@ class Channel:
         if content.size == 0:
             return content.astype(object if text else feature.dtype), feature
         if got == "float64" and feature.dtype in ("int64", "uint64") and self._widens and feature.encoding is None:
-            if any(_cast_exactly(np.asarray(v), "float64") is None for v in self._values):
+            earlier: Sequence[Stored] = self._objects if self._numbers is None else [self._numbers[: len(self)]]
+            if any(_cast_exactly(np.asarray(v), "float64") is None for v in earlier):
                 raise FeatureError(
                     f"feature {self.name!r}: a Python float after {len(self)} Python int(s), of which some are beyond 2**53 and "
                     "do not fit float64. Give ints only, or record the floats under another name."
@@ -171,7 +328,8 @@ class Channel:
             raise self._mismatch(value, feature)
         return cast, feature
 
-    def _encode(self, content: Stored, feature: Feature) -> Stored:
+    def _ready(self, content: Stored, feature: Feature) -> Stored:
+        """Return a value as it is kept, or as an encoder takes it."""
         if feature.encoding is None:
             return content
         if feature.camera == "png" and feature.encoding == "jpeg":
@@ -179,12 +337,13 @@ class Channel:
                 f"feature {self.name!r} is declared camera='png' but holds JPEG bytes since its first value; an array would lose "
                 "detail there. Record arrays under another name."
             )
-        if not isinstance(content, np.ndarray):
-            content = np.frombuffer(content.encode() if isinstance(content, str) else content, np.uint8)
-        try:
-            data: bytes = plugin("codecs", feature.encoding).encode(content)
-        except FeatureError as error:
-            raise FeatureError(f"feature {self.name!r}: {error}") from None
+        array = _as_array(content)
+        # A codec refuses by dtype and shape: what it took once it takes again, in the background.
+        if array.shape in self._taken or (feature.encoding == "zstd" and array.size <= self._largest):
+            return array
+        data = encode(self.name, array, feature)
+        self._taken.add(array.shape)
+        self._largest = max(self._largest, array.size)
         return data
 
     def _mismatch(self, value: Value, feature: Feature) -> FeatureError:
@@ -217,6 +376,16 @@ class Channel:
         return "Record it under another name."
 
 
+def _as_array(content: Stored) -> np.ndarray:
+    if isinstance(content, np.ndarray):
+        return content
+    return np.frombuffer(content.encode() if isinstance(content, str) else content, np.uint8)
+
+
+def _size(content: Stored) -> int:
+    return content.nbytes if isinstance(content, np.ndarray) else len(content)
+
+
 def _is_large(content: Stored) -> bool:
     if isinstance(content, np.ndarray):
         # Lists of text stay in `steps`: zstd holds numbers and single texts.
@@ -239,6 +408,8 @@ def _cast_exactly(array: np.ndarray, dtype: str) -> np.ndarray | None:
     with np.errstate(over="ignore"):
         if kinds == ("i", "f"):
             cast = array.astype(target)
+            if target == np.float64 and bool(((array <= _EXACT) & (array >= -_EXACT)).all()):
+                return cast
             exact = bool(np.isfinite(cast).all()) and [int(v) for v in cast.flat] == [int(v) for v in array.flat]
             return cast if exact else None
         if kinds == ("f", "f"):

@@ -8,38 +8,66 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from fogx.align.columns import aligned
 from fogx.align.policy import Align
 from fogx.align.steps import fast_clock, many_gaps
-from fogx.errors import EpisodeClosedError, FeatureError, MetadataError, SegmentError, TooManyStepsError, listing
-from fogx.feature import Feature, Schema, check_feature_name
+from fogx.errors import (
+    EpisodeClosedError,
+    FeatureError,
+    FogxError,
+    MetadataError,
+    QueueFullError,
+    SegmentError,
+    TooManyStepsError,
+    UnknownNameError,
+    listing,
+)
+from fogx.feature import Feature, check_feature_name
 from fogx.protocols import EpisodeData, Samples
 from fogx.recording.channel import Channel, Prepared
+from fogx.recording.encoding import not_encoded
+from fogx.recording.frames import Frames
 from fogx.recording.grouping import StepGrouper
-from fogx.recording.journal import LOOSE, STAMPED, TIMED, Journal, Recorded
+from fogx.recording.held import Held
+from fogx.recording.journal import Journal
 from fogx.recording.segments import Mark, Marks
-from fogx.recording.stamps import stamp_ns
+from fogx.recording.stamps import LARGEST_NS, stamp_ns
+from fogx.settings import config
+from fogx.storage.tables.pack import Sealed
 
 _log = logging.getLogger("fogx")
 
 _MANY_NULLS = 0.10
 
+_LONG_S = 1.0
+"""A close that takes longer draws a progress line."""
+
+_PATIENCE_S = 5.0
+"""So long an episode that is dropped open waits for what is still being encoded."""
+
+ON_FULL = ("wait", "raise")
+ON_BAD_VALUE = ("raise", "quarantine")
+
 
 class Episode:
     """One episode being recorded; `Dataset.new_episode` makes it.
 
-    Values are kept in memory until `close` saves them. All methods may be called from any thread. As a context manager it
-    closes itself; after an exception inside, what was recorded is saved with the metadata `interrupted` = name of the exception.
+    Images and other large values are encoded by threads in the background and written into files as it goes; all else is kept in
+    memory until `close` saves it. All methods may be called from any thread. As a context manager it closes itself; after an
+    exception inside, what was recorded is saved with the metadata `interrupted` = name of the exception.
 
     Args:
-        seal: Saves a whole episode durably; what it returns is returned by `close`. If it raises, the episode stays open.
+        seal: Saves a whole episode durably, of which some frames may be written already; what it returns is returned by `close`.
+            If it raises, the episode stays open.
         episode_id: Id that the episode will have.
         metadata: Values that describe the whole episode.
         task: What the robot was asked to do, in words; kept as metadata `task`.
@@ -49,10 +77,14 @@ class Episode:
         journal: Begins the journal of the episode, at its first value, from `align` as JSON values and metadata; `None` for an episode without one.
         check_metadata: Called with all metadata given, at the call that gave it; raises `MetadataError` for what cannot be kept.
         saved: Called with the id once the episode is saved.
+        frames: What goes to `frames` files.
+        on_full: What `add` does where more is to be encoded than there is room for: `"wait"`, or `"raise"`.
+        on_bad_value: What becomes of a value that `add` refuses: `"raise"`, or `"quarantine"`.
 
     Raises:
         MetadataError: Metadata that cannot be kept.
         FeatureError: A feature name that cannot be used.
+        UnknownNameError: Another `on_full` or `on_bad_value`.
     """
 
     _state = "new"
@@ -60,7 +92,7 @@ class Episode:
 
     def __init__(
         self,
-        seal: Callable[[EpisodeData], str | None],
+        seal: Callable[[EpisodeData, Sealed | None], str | None],
         *,
         episode_id: str,
         metadata: Mapping[str, Any] | None = None,
@@ -70,8 +102,18 @@ class Episode:
         journal: Callable[[Mapping[str, Any] | None, Mapping[str, Any]], Journal] | None = None,
         check_metadata: Callable[[Mapping[str, Any]], None] | None = None,
         saved: Callable[[str], None] | None = None,
+        frames: Frames | None = None,
+        on_full: str = "wait",
+        on_bad_value: str = "raise",
     ) -> None:
+        for name, value, allowed in (("on_full", on_full, ON_FULL), ("on_bad_value", on_bad_value, ON_BAD_VALUE)):
+            if value not in allowed:
+                raise UnknownNameError(f"{name}={value!r:.60} is not known; use one of: {listing(allowed)}.")
         self._seal = seal
+        self._waits = on_full == "wait"
+        self._quarantines = on_bad_value == "quarantine"
+        self._refused: dict[str, dict[str, Any]] = {}
+        self._left_out = 0
         self._id = episode_id
         self._check_metadata = check_metadata
         self._saved = saved
@@ -82,20 +124,17 @@ class Episode:
             if self._metadata.get("task", task) != task:
                 raise MetadataError(f"task={task!r} and metadata['task']={self._metadata['task']!r} differ; give one of them.")
             self._metadata |= self._checked({"task": task})
-        self._lock = threading.RLock()
+        self._held = Held(frames or Frames())
+        self._lock = self._held.lock
         self._grouper = StepGrouper()
-        self._channels: dict[str, Channel] = {}
         if align is not None and not isinstance(align, Align):
             raise FeatureError(f"align= is a fox.Align, found {type(align).__name__}.")
         self._align = align
+        self._held.timed = align is not None
         self._begin_journal = journal
         self._journal: Journal | None = None
-        self._stamped: bool | None = None
         self._threads: set[int] = set()
         self._marks = Marks()
-        self._stamps: list[int] = []
-        self._received: list[int] = []
-        self._step_of: list[int] = []
         # The wall clock may be set while recording; from here on only the monotonic clock counts.
         self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
         self._state = "open"
@@ -104,15 +143,16 @@ class Episode:
         with self._lock:
             if self._state != "open":
                 return f"Episode {self._id} ({self._state}, {self.num_steps} steps)"
-            size = sum(c.nbytes for c in self._channels.values()) / 1e6
-            seconds = self._seconds()
+            held, seconds = self._held, self._held.seconds()
             parts = [
                 f"{c.name} {c.feature.describe()} ×{len(c)}" + (f" ({(len(c) - 1) / seconds:.1f}/s)" if seconds else "")
-                for c in self._channels.values()
+                for c in held.channels.values()
                 if c.feature
             ]
-            about = f"{self.num_steps} steps, {self._seconds():.1f} s, {size:.1f} MB"
-            return f"Episode {self._id} (recording, {about}): {listing(parts)}"
+            about = f"{self.num_steps} steps, {seconds:.1f} s, {held.nbytes / 1e6:.1f} MB"
+            count, size = held.frames.encoding.waiting
+            waiting = f", {count} values ({size / 1e6:.1f} MB) wait to be encoded" if count else ""
+            return f"Episode {self._id} (recording, {about}{waiting}): {listing(parts)}"
 
     def __enter__(self) -> Episode:
         self._check_open("enter")
@@ -134,9 +174,10 @@ class Episode:
                 )
 
     def __del__(self) -> None:
-        if self._state == "open" and self._stamps:
+        if self._state == "open" and len(self._held):
             kept = "lost"
             if self._journal is not None:
+                self._held.frames.encoding.drain(limit_s=_PATIENCE_S)
                 self._journal.close(remove=False)
                 kept = "in its journal, from which dataset.recover() brings them back"
             text = f"episode {self._id} was never closed: its {self.num_steps} steps are {kept}. Call close(), or use `with`."
@@ -153,8 +194,8 @@ class Episode:
         """Steps begun so far. Where samples have times, alignment tells them at `close`; before, samples of the feature with most."""
         if self._steps is not None:
             return self._steps
-        if self._timed:
-            return max((len(channel) for channel in self._channels.values()), default=0)
+        if self._held.timed:
+            return max((len(channel) for channel in self._held.channels.values()), default=0)
         return self._grouper.num_steps
 
     @property
@@ -177,6 +218,9 @@ class Episode:
         see `fox.Align`. Without, a step begins when a feature is added that the current step already has; where more than one
         thread adds, the clock's times count instead.
 
+        Images, and other values over 16 KiB, are encoded by threads in the background. Where these do not keep up, `add` waits for
+        them, or raises where the episode was begun with `on_full="raise"`. Nothing is ever dropped.
+
         Args:
             feature: Name; parts are separated by `/`.
             value: numpy array or scalar, Python number, bool, str, bytes, list, torch tensor, PIL image, or a `pathlib.Path` or
@@ -191,13 +235,24 @@ class Episode:
                 timestamp that cannot be read, or is there for some values only.
             FeatureTypeError: A value that no feature can hold.
             EpisodeClosedError: The episode was closed or discarded.
-            FogxError: A file that is absent, cannot be read, or holds no image. After any error the episode is as it was.
+            QueueFullError: With `on_full="raise"`, too much waits to be encoded.
+            FogxError: A file that is absent, cannot be read, or holds no image; or an encoder failed at an earlier value, which is
+                then left out. After any error the episode is as it was, and the same call can be made again.
         """
         with self._lock:
-            self._check_open("add")
-            if feature_type is not None and isinstance(value, Mapping):
-                raise FeatureError(f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=.")
-            self._record({feature: value}, feature_type, timestamp, time_unit, alone=False)
+            if feature_type is None and self._at_once(feature, value, timestamp, time_unit):
+                return
+        size = 1
+        while size:
+            with self._lock:
+                self._check_open("add")
+                if feature_type is not None and isinstance(value, Mapping):
+                    raise FeatureError(
+                        f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=."
+                    )
+                size = self._record({feature: value}, feature_type, timestamp, time_unit, alone=False)
+            if size:
+                self._held.frames.encoding.wait_for_room(size)
 
     def add_step(self, values: Mapping[str, object], timestamp: Any = None, *, time_unit: str = "ns") -> None:
         """Record the values of one whole step; nothing added before or after joins it.
@@ -211,9 +266,13 @@ class Episode:
             FeatureError: No values, or as for `add`.
             FogxError: As for `add`.
         """
-        with self._lock:
-            self._check_open("add_step")
-            self._record(values, None, timestamp, time_unit, alone=True)
+        size = 1
+        while size:
+            with self._lock:
+                self._check_open("add_step")
+                size = self._record(values, None, timestamp, time_unit, alone=True)
+            if size:
+                self._held.frames.encoding.wait_for_room(size)
 
     def mark(self, success: bool | None = None, **metadata: Any) -> None:
         """Set metadata of the whole episode.
@@ -286,7 +345,8 @@ class Episode:
         Raises:
             MetadataError: Metadata that cannot be kept; the episode stays open.
             EpisodeClosedError: The episode was closed or discarded before.
-            FogxError: Saving failed; the episode stays open, nothing is lost, and `close` may be called again.
+            FogxError: Saving failed, or an encoder did, at a value that is then left out; the episode stays open, nothing else is
+                lost, and `close` may be called again.
         """
         with self._lock:
             self._check_open("close")
@@ -305,50 +365,69 @@ class Episode:
             self._check_open("discard")
             self._end("discarded")
 
-    @property
-    def _timed(self) -> bool:
-        return self._align is not None or bool(self._stamped) or len(self._threads) > 1
-
-    def take_back(self, values: Iterable[Recorded], journal: Journal, marks: Iterable[Mark]) -> None:
+    def take_back(self, held: Held, num_steps: int, journal: Journal, marks: Iterable[Mark]) -> None:
         """Fill a new episode with what a journal holds; see `recovery.py`."""
-        with self._lock:
-            self._marks = Marks(marks)
-            numbers: dict[int, int] = {}
-            for value in values:
-                row = numbers.setdefault(value.row, len(numbers))
-                if row == len(self._stamps):
-                    self._stamps.append(value.stamp_ns)
-                    self._received.append(value.received_ns)
-                    self._step_of.append(value.step)
-                self._stamped = bool(value.flags & STAMPED)
-                if value.flags & TIMED and self._align is None:
-                    self._align = Align()
-                channel = self._channels.setdefault(value.name, Channel(value.name, self._declared.get(value.name)))
-                channel.append(row, Prepared(value.feature, value.value, bool(value.flags & LOOSE), False))
-            # Where a part of a journal could not be read, steps are missing.
-            steps, place = np.unique(np.array(self._step_of, np.int64), return_inverse=True)
-            self._step_of, self._grouper.num_steps = place.tolist(), len(steps)
-            self._journal = journal
+        self._held, self._lock, self._grouper.num_steps, self._journal = held, held.lock, num_steps, journal
+        self._marks = Marks(marks)
+        if held.timed and self._align is None:
+            self._align = Align()
+
+    def _at_once(self, feature: str, value: object, timestamp: Any, time_unit: str) -> bool:
+        """Record a value of exactly the dtype and shape of earlier ones, and return whether it was one: most are, and come fast."""
+        held = self._held
+        channel = held.channels.get(feature) if type(feature) is str else None
+        if channel is None or self._state != "open" or not channel.fits(value):
+            return False
+        thread = threading.get_ident()
+        if held.stamped is (timestamp is None) or thread not in self._threads or held.frames.encoding.failed:
+            return False
+        received = self._clock_offset_ns + time.monotonic_ns()
+        if timestamp is None:
+            stamp = received
+        elif type(timestamp) is int and time_unit == "ns" and -LARGEST_NS < timestamp < LARGEST_NS:
+            stamp = timestamp
+        else:
+            stamp = stamp_ns(timestamp, time_unit)
+        channel.put(held.add(stamp, received, self._grouper.place_one(feature)), value)
+        return True
 
     def _record(
         self, values: Mapping[str, object], feature_type: Feature | None, timestamp: Any, time_unit: str, *, alone: bool
-    ) -> None:
+    ) -> int:
+        """Record values of one sample and return 0, or change nothing and return the bytes for which there must be room first."""
+        held, encoding = self._held, self._held.frames.encoding
         received = self._clock_offset_ns + time.monotonic_ns()
         stamp = received if timestamp is None else stamp_ns(timestamp, time_unit)
-        if self._stamped not in (None, timestamp is not None):
-            have, got = ("have", "none") if self._stamped else ("have no", "one")
+        if held.stamped not in (None, timestamp is not None):
+            have, got = ("have", "none") if held.stamped else ("have no", "one")
             raise FeatureError(
                 f"feature {next(iter(values), '')!r}: earlier values of this episode {have} timestamps, this one has {got}. Give "
                 "timestamp= to all values or to none."
             )
         flat: dict[str, object] = {}
         _flatten("", values, flat)
-        prepared: list[tuple[Channel, Prepared]] = []
+        self._tell_failures()
+        prepared: list[tuple[Channel, Prepared | None]] = []
+        refused: list[tuple[str, FogxError]] = []
         for name, value in flat.items():
             channel = self._channel(name, feature_type)
-            prepared.append((channel, channel.prepare(value)))
+            try:
+                prepared.append((channel, None if channel.fits(value) else channel.prepare(value)))
+            except FogxError as error:
+                if not self._quarantines:
+                    raise
+                refused.append((name, error))
+        if (size := sum(item.queued for _, item in prepared if item)) and not encoding.has_room(size):
+            if self._waits:
+                return size
+            count, waiting = encoding.waiting
+            raise QueueFullError(
+                f"feature {listing([c.name for c, item in prepared if item and item.queued])}: {count} values of {waiting} bytes wait "
+                "to be encoded, and there is no room for more. Nothing of this call was recorded; make it again, lower the rate, or "
+                "begin episodes with on_full='wait'."
+            )
         for channel, item in prepared:
-            if item.missing_file and not len(channel):
+            if item is not None and item.missing_file and not len(channel):
                 warnings.warn(
                     f"feature {channel.name!r}: {item.stored!r} names no file and is kept as text. If it is meant to be an "
                     "image, check the path; if text, declare Feature('str').",
@@ -359,46 +438,70 @@ class Episode:
             self._journal = self._begin_journal(None if self._align is None else self._align.to_json(), self._metadata)
             for mark in self._marks:
                 self._journal_mark(mark)
-        step = self._grouper.place_alone() if alone else self._grouper.place(flat)
-        self._stamped = timestamp is not None
+            self._journal.follow(held.news, held.frames)
+        for name, refusal in refused:
+            self._refuse(name, refusal)
+        if not prepared:
+            return 0
+        names = [channel.name for channel, _ in prepared]
+        step = self._grouper.place_alone() if alone else self._grouper.place(names)
+        held.stamped = timestamp is not None
         if not alone:  # whole steps come in any order of threads
             self._threads.add(threading.get_ident())
-        self._stamps.append(stamp)
-        self._received.append(received)
-        self._step_of.append(step)
+        held.timed = self._align is not None or held.stamped or len(self._threads) > 1
+        row = held.add(stamp, received, step)
         for channel, item in prepared:
-            self._channels[channel.name] = channel
-            channel.append(len(self._stamps) - 1, item)
-            if self._journal is not None:
-                flags = LOOSE * item.loose + STAMPED * self._stamped + TIMED * self._timed
-                row = len(self._stamps) - 1
-                self._journal.sample(channel.name, item.feature, stamp, received, row, step, flags, item.stored)
+            held.channels[channel.name] = channel
+            if item is None:
+                channel.put(row, flat[channel.name])
+            else:
+                channel.append(row, item, held.stamps_ns)
+        return 0
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        """Count a value that is left out."""
+        mine = self._refused.setdefault(name, {"count": 0, "first_error": str(error)})
+        mine["count"] += 1
+        self._left_out += 1
+        if self._journal is not None:
+            self._journal.metadata({**self._metadata, "quarantined": self._refused})
+
+    def _tell_failures(self) -> None:
+        """Raise where an encoder failed, or count what it failed at."""
+        if failed := self._held.frames.encoding.failures():
+            if not self._quarantines:
+                self._left_out += len(failed)
+                raise not_encoded(failed)
+            for name, error in failed:
+                self._refuse(name, error)
 
     def _moment_ns(self, timestamp: Any, time_unit: str) -> int | None:
         """Return when a segment begins or ends: just after all that was added before; `None` before the first sample."""
         if timestamp is not None:
-            if self._stamped is False:
+            if self._held.stamped is False:
                 raise SegmentError(
                     "samples of this episode have no timestamps, so that a segment can have none; leave timestamp= out."
                 )
             return stamp_ns(timestamp, time_unit)
-        if not self._stamps:
+        if not len(self._held):
             return None
-        return max(self._stamps) + 1 if self._stamped else self._clock_offset_ns + time.monotonic_ns()
+        if self._held.stamped:
+            return int(np.array(self._held.stamps_ns, np.int64).max()) + 1
+        return self._clock_offset_ns + time.monotonic_ns()
 
     def _journal_mark(self, mark: Mark) -> None:
         if self._journal is not None:
             self._journal.segment(asdict(mark))
 
     def _channel(self, name: str, feature_type: Feature | None) -> Channel:
-        channel = self._channels.get(name)
+        channel = self._held.channels.get(name)
         declared = self._declared.get(name)
         if channel is None:
             if feature_type is not None and declared not in (None, feature_type):
                 raise FeatureError(
                     f"feature {name!r} is declared {declared} for this episode, feature_type= says {feature_type}."
                 )
-            return Channel(check_feature_name(name), feature_type or declared)
+            return Channel(check_feature_name(name), feature_type or declared, self._held.frames)
         if feature_type not in (None, channel.declared):
             raise FeatureError(
                 f"feature {name!r} was first added as {channel.declared}, feature_type= says {feature_type}. Declare it at its "
@@ -418,41 +521,71 @@ class Episode:
 
     def _finish(self, metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
         """Save and end the episode; return its id and what there is to warn of."""
-        facts = {**self._metadata, **metadata}
+        frames, facts = self._held.frames, {**self._metadata, **metadata}
         own = {key: facts.pop(key, None) for key in _OWN}
-        data, told = self._aligned() if self._timed else self._grouped()
-        own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
-        assert data.timestamps_ns is not None
-        segments, still_open = self._marks.finished(self._stamps, data.timestamps_ns)
-        told += [f"episode {self._id}: {still_open}"] if still_open else []
-        stored = self._seal(replace(data, metadata=facts, episode_id=self._id, segments=segments, **own))
-        self._steps = data.num_steps
-        self._end("closed")
+        with frames.still(), self._progress(frames.encoding.waiting[0]) as done:
+            frames.encoding.drain(done)
+            self._tell_failures()
+            data, told = self._aligned() if self._held.timed else self._grouped()
+            own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
+            assert data.timestamps_ns is not None
+            segments, still_open = self._marks.finished(self._held.stamps_ns, data.timestamps_ns)
+            told += [f"episode {self._id}: {still_open}"] if still_open else []
+            if self._refused:
+                facts["quarantined"] = copy.deepcopy(self._refused)
+                told.append(self._quarantine())
+            whole = replace(data, metadata=facts, episode_id=self._id, segments=segments, **own)
+            stored = self._seal(whole, frames.sealed())
+            self._steps = data.num_steps
+            self._end("closed")
         if self._saved is not None:
             self._saved(self._id)
         return stored or self._id, told
 
-    def _schema(self) -> Schema:
-        return Schema({name: c.feature for name, c in self._channels.items() if c.feature is not None})
+    @contextmanager
+    def _progress(self, waiting: int) -> Iterator[Callable[[int], None]]:
+        """Draw a line where it takes long; what it gives is called with how many values are not encoded yet."""
+        with tqdm(total=waiting + 1, desc=f"close {self._id}", unit="value", delay=_LONG_S, disable=not config().progress) as bar:
+            late = threading.Timer(_LONG_S, bar.refresh)
+            late.daemon = True
+            late.start()
+
+            def done(left: int) -> None:
+                bar.update(max(waiting - left, 0) - bar.n)
+
+            try:
+                yield done
+                bar.update()  # saved
+            finally:
+                late.cancel()
+
+    def _quarantine(self) -> str:
+        counts = [f"{mine['count']} of {name!r}" for name, mine in self._refused.items()]
+        first = next(iter(self._refused.values()))["first_error"]
+        total = sum(mine["count"] for mine in self._refused.values())
+        return f"episode {self._id}: {total} values were refused and left out: {listing(counts)}. The first: {first}"
 
     def _grouped(self) -> tuple[EpisodeData, list[str]]:
         """Return the steps as the order of the values tells them, each at the time of its first."""
-        place, steps = np.array(self._step_of, np.int64), self._grouper.num_steps
-        columns = {name: channel.column(steps, place) for name, channel in self._channels.items()}
-        times = np.array(self._stamps, np.int64)[np.unique(place, return_index=True)[1]]
+        held, steps = self._held, self._grouper.num_steps
+        place = np.array(held.steps, np.int64)
+        columns = {name: channel.column(steps, place) for name, channel in held.channels.items()}
+        times = np.array(held.stamps_ns, np.int64)[np.unique(place, return_index=True)[1]]
         sparse = self._sparse()
-        return EpisodeData(self._schema(), columns, steps, times), [sparse] if sparse else []
+        return EpisodeData(held.schema(), columns, steps, times), [sparse] if sparse else []
 
     def _aligned(self) -> tuple[EpisodeData, list[str]]:
         """Return the steps as the times of the values tell them."""
-        stamps, received = np.array(self._stamps, np.int64), np.array(self._received, np.int64)
-        sent = {name: channel.column(len(stamps)) for name, channel in self._channels.items()}
+        held = self._held
+        stamps, received = np.array(held.stamps_ns, np.int64), np.array(held.received_ns, np.int64)
+        sent = {name: channel.column(len(stamps)) for name, channel in held.channels.items()}
         policy, samples, told = self._align or Align(), Samples(sent, stamps, received, {}), list[str | None]()
+        schema = held.schema()
         try:
-            made = aligned(self._schema(), samples, policy)
+            made = aligned(schema, samples, policy)
         except TooManyStepsError as error:  # one stray stamp must not keep a take from being saved
             policy = replace(policy, rate_hz=None)
-            made = aligned(self._schema(), samples, policy)
+            made = aligned(schema, samples, policy)
             told.append(f"{error} The steps were made without rate_hz=, and every sample is kept.")
         told += [None if policy.says_clock else fast_clock(made.streams, made.steps)]
         told += [many_gaps(made.streams, made.steps, policy)]
@@ -461,15 +594,20 @@ class Episode:
                 f"a clock was set back {len(cuts)} time(s), first before step {cuts[0]}: its stamps fell behind the times of arrival. "
                 "What came before and after is aligned apart, and times of steps fall there. Look at view.timestamp_ns."
             )
-        data = EpisodeData(self._schema(), made.columns, len(made.steps.times_ns), made.steps.times_ns, samples=made.samples)
+        data = EpisodeData(schema, made.columns, len(made.steps.times_ns), made.steps.times_ns, samples=made.samples)
         data.control_hz = policy.rate_hz
         return data, [f"episode {self._id}: {text}" for text in told if text]
 
     def _end(self, state: str) -> None:
-        self._state = state
-        if self._journal is not None:
-            self._journal.close(remove=True)
-        self._channels = {}
+        frames = self._held.frames
+        with frames.still():
+            self._state = state
+            if self._journal is not None:
+                self._journal.close(remove=True)
+            frames.close(remove=True)
+            if state == "discarded":
+                frames.discard()
+            self._held = Held(Frames())
 
     def _check_open(self, verb: str) -> None:
         if self._state != "open":
@@ -477,17 +615,15 @@ class Episode:
                 f"{verb}: episode {self._id} was {self._state} before. Begin another one with dataset.new_episode()."
             )
 
-    def _seconds(self) -> float:
-        return (max(self._stamps) - min(self._stamps)) / 1e9 if self._stamps else 0.0
-
     def _sparse(self) -> str | None:
         """Return a warning where many cells have no value."""
-        cells = self.num_steps * len(self._channels)
-        empty = cells - sum(len(c) for c in self._channels.values())
-        if empty <= cells * _MANY_NULLS:
+        channels = self._held.channels
+        cells = self.num_steps * len(channels)
+        empty = cells - sum(len(c) for c in channels.values())
+        if empty - self._left_out <= cells * _MANY_NULLS:
             return None
-        seconds = self._seconds()
-        rates = [f"{c.name} {len(c)}" + (f" ({len(c) / seconds:.1f}/s)" if seconds else "") for c in self._channels.values()]
+        seconds = self._held.seconds()
+        rates = [f"{c.name} {len(c)}" + (f" ({len(c) / seconds:.1f}/s)" if seconds else "") for c in channels.values()]
         return (
             f"episode {self._id}: {empty} of {cells} values ({empty / cells:.0%}) are missing, because features came at unlike "
             f"rates: {listing(rates)}. A step begins when a feature is added again; give all values of a step together with "

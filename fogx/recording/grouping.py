@@ -24,6 +24,15 @@ class StepGrouper:
         self._current.update(names)
         return self.num_steps - 1
 
+    def place_one(self, name: str) -> int:
+        """Return what `place` returns for one value."""
+        if self._current is None or name in self._current:
+            self._current = {name}
+            self.num_steps += 1
+        else:
+            self._current.add(name)
+        return self.num_steps - 1
+
     def place_alone(self) -> int:
         """Return the 0-based step of values that make a whole step: nothing before or after joins it."""
         self._current = None

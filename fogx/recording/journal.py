@@ -1,58 +1,79 @@
-"""What an open episode has recorded so far, on local disk: its samples survive the death of the process.
-
-An MCAP file (mcap.dev) of chunks with CRCs, one a sync, each with all that is needed to read it. Foxglove opens it as it is.
-"""
+"""What an open episode has recorded so far, on local disk: its samples survive the death of the process."""
 
 from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import struct
 import threading
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mcap.data_stream import RecordBuilder
-from mcap.records import Channel, Chunk, Header, Message, Schema
+import platformdirs
 
 from fogx.errors import StorageError, in_one_line
 from fogx.feature import Feature
+from fogx.protocols import object_array
+from fogx.recording.chunks import SUFFIX, ChunkBuilder, header, write_at
+from fogx.recording.frames import Frames
+from fogx.settings import config
 from fogx.storage.files.durable import fsync_folder, make_folders
+from fogx.storage.files.paths import check_inside
+from fogx.storage.files.store import Store
 from fogx.storage.log.rows import plain
 from fogx.storage.tables.nested import decode_nested, encode_nested, split_metadata
 
 logger = logging.getLogger("fogx")
 
-SUFFIX = ".mcap"
-MAGIC = b"\x89MCAP0\r\n"
 EVENTS = "fogx/events"
-HEAD = struct.Struct("<qqqB")
-"""Before each value: its stamp, when it came, its step, and flags."""
-LOOSE, STAMPED, TIMED = 1, 2, 4
-"""Flags: it was Python numbers; its stamp was given; times tell the steps."""
-
-SYNC_S = 1.0
-"""A journal is on disk up to so many seconds ago."""
+SAMPLES = "fogx/samples"
+_SAMPLES = struct.Struct("<qqB")
+_COUNT = struct.Struct("<q")
+_STAMPED, _TIMED = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """One value as a journal keeps it; see `Journal.sample`."""
+class Rows:
+    """Samples that came one after the other.
+
+    Args:
+        first: Number of the first.
+        stamps_ns: `(N,)` int64, their times.
+        received_ns: `(N,)` int64, when each came.
+        steps: `(N,)` int64, the step that each is of, where times do not say.
+        stamped: Whether their stamps were given.
+        timed: Whether times tell the steps.
+    """
+
+    first: int
+    stamps_ns: np.ndarray
+    received_ns: np.ndarray
+    steps: np.ndarray
+    stamped: bool
+    timed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of one feature, in order, that are not in `frames`.
+
+    Args:
+        name: The feature's name.
+        feature: What it is with the last of them.
+        rows: `(N,)` int64, number of the sample of each.
+        values: `(N, *shape)` numbers, or a list of arrays, str or bytes.
+    """
 
     name: str
     feature: Feature
-    stamp_ns: int
-    received_ns: int
-    row: int
-    step: int
-    flags: int
-    value: np.ndarray | str | bytes
+    rows: np.ndarray
+    values: np.ndarray | Sequence[Any]
 
 
 class Journal:
@@ -66,16 +87,15 @@ class Journal:
         self.path = path
         self._handle = handle
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # of what is in memory
-        self._io = threading.Lock()  # of the file; whoever adds does not wait for it
-        self._chunk = RecordBuilder()
-        self._unwritten = b"" if written else _header()
-        self._declared: set[int] = set()
-        self._channels: dict[tuple[str, Feature | None], int] = {}
-        self._count = 0
+        self._lock = threading.Lock()  # of the events
+        self._turn = threading.Lock()  # who has it may wait for whoever adds
+        self._io = threading.Lock()  # of the file; nobody waits for anybody with it
+        self._events: list[bytes] = []
+        self._news: Callable[[], Sequence[Rows | Values]] = list
+        self._frames = Frames()
+        self._unwritten = b"" if written else header()
         self._written = written
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @classmethod
     def create(cls, folder: str, episode_id: str, align: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> Journal:
@@ -104,27 +124,18 @@ class Journal:
         except OSError as error:
             journal.close(remove=True)
             raise _not_begun(path, error) from error
-        journal._thread = threading.Thread(target=journal._keep, name="fogx journal", daemon=True)
-        journal._thread.start()
         return journal
 
-    def sample(
-        self, name: str, feature: Feature, stamp_ns: int, received_ns: int, row: int, step: int, flags: int, value: Any
-    ) -> None:
-        """Append one value; it is on disk after the next `sync`.
+    def follow(self, news: Callable[[], Sequence[Rows | Values]], frames: Frames) -> None:
+        """Write what is recorded from here on, each `fogx.config().journal_sync_s`, in a thread of its own.
 
         Args:
-            name: Its feature.
-            feature: What that is with this value.
-            stamp_ns: Its time.
-            received_ns: When it came.
-            row: Number of its sample.
-            step: The step that it is of, where times do not say.
-            flags: Sum of `LOOSE`, `STAMPED`, `TIMED`.
-            value: As a channel keeps it: an array of exactly the feature's dtype, str or bytes.
+            news: Returns what was recorded since it was called last.
+            frames: What goes to `frames` files, and is sealed as it goes.
         """
-        data = HEAD.pack(stamp_ns, received_ns, step, flags) + _payload(value)
-        self._append(name, feature, row, received_ns, data)
+        self._news, self._frames = news, frames
+        frames.follow(os.path.dirname(self.path), os.path.basename(self.path)[: -len(SUFFIX)])
+        threading.Thread(target=self._keep, name="fogx journal", daemon=True).start()
 
     def metadata(self, metadata: Mapping[str, Any]) -> None:
         """Append what is now said of the whole episode."""
@@ -135,15 +146,18 @@ class Journal:
         self._event("segment", segment)
 
     def _event(self, kind: str, values: Mapping[str, Any]) -> None:
-        self._append(EVENTS, None, 0, 0, json.dumps({"kind": kind, **values}).encode())
+        data = json.dumps({"kind": kind, **values}).encode()
+        with self._lock:
+            self._events.append(data)
 
     def sync(self) -> None:
-        """Return when all that was appended before is on disk.
+        """Return when all that was appended before, and all frames that are encoded, are on disk.
 
         Raises:
             StorageError: It could not be written. It is kept, and written by the next `sync` that can.
         """
         try:
+            self._frames.sync()
             self._flush()
         except OSError as error:
             raise StorageError(
@@ -151,21 +165,29 @@ class Journal:
                 "when there is space; should this process die before, what came before the last sync can be recovered."
             ) from error
 
+    def seal(self) -> None:
+        """Write frames into a file of their own, where there are enough, and take them out of the journal.
+
+        Raises:
+            StorageError: They could not be written; they stay in memory and in the journal.
+        """
+        event = self._frames.seal()
+        if event is not None:
+            self._event("sealed", event)
+            self.sync()  # before what it replaces is removed
+            self._frames.clear()
+
     def _flush(self) -> None:
         if os.getpid() != self._pid:
             return
-        with self._io:
-            with self._lock:
-                self._unwritten += self._take_chunk()
-            if not self._unwritten or self._handle < 0:
-                return
-            # After what is on disk: what a failed write left is written over.
-            os.lseek(self._handle, self._written, os.SEEK_SET)
-            left = memoryview(self._unwritten)
-            while left:
-                left = left[os.write(self._handle, left) :]
-            os.fsync(self._handle)
-            self._written, self._unwritten = self._written + len(self._unwritten), b""
+        with self._turn:
+            self._unwritten += self._take_chunk()
+            with self._io:
+                if not self._unwritten or self._handle < 0:
+                    return
+                write_at(self._handle, self._written, self._unwritten)
+                os.fsync(self._handle)
+                self._written, self._unwritten = self._written + len(self._unwritten), b""
 
     def close(self, *, remove: bool) -> None:
         """End the journal: remove it, durably, once its episode is saved or discarded, or leave it to be recovered."""
@@ -177,6 +199,7 @@ class Journal:
                 self.sync()
             except StorageError as error:
                 logger.warning("%s", error)
+        self._frames.close(remove=remove)
         with self._io:
             if remove:
                 try:
@@ -189,41 +212,120 @@ class Journal:
 
     def _keep(self) -> None:
         failed = False
-        while not self._stop.wait(SYNC_S):
+        while not self._stop.wait(config().journal_sync_s):
             try:
                 self.sync()
+                self.seal()
                 failed = False
-            except StorageError as error:
+            except Exception as error:  # whatever it is, the next second may be better
                 if not failed:
                     logger.warning("%s", error)
                 failed = True
 
-    def _append(self, topic: str, feature: Feature | None, row: int, time_ns: int, data: bytes) -> None:
-        with self._lock:
-            number = self._channels.setdefault((topic, feature), len(self._channels) + 1)
-            if number not in self._declared:
-                about = b"" if feature is None else json.dumps(feature.to_dict()).encode()
-                Schema(id=number, data=about, encoding="fogx.feature", name=topic).write(self._chunk)
-                Channel(id=number, topic=topic, message_encoding="fogx", metadata={}, schema_id=number).write(self._chunk)
-                self._declared.add(number)
-            at = max(time_ns, 0)
-            Message(channel_id=number, log_time=at, data=data, publish_time=at, sequence=row & 0xFFFFFFFF).write(self._chunk)
-            self._count += 1
-
     def _take_chunk(self) -> bytes:
         """Return what came since the last chunk as one, which can be read without the others."""
-        if not self._count:
-            return b""
-        data, record = _ended(self._chunk), RecordBuilder()
-        self._count, self._declared = 0, set()
-        Chunk("", data, 0, 0, zlib.crc32(data), len(data)).write(record)
-        return _ended(record)
+        chunk = ChunkBuilder()
+        with self._lock:
+            events, self._events = self._events, []
+        # An event tells of samples that came before it, so these are looked for afterwards.
+        for news in self._news():
+            if isinstance(news, Rows):
+                flags = _STAMPED * news.stamped + _TIMED * news.timed
+                data = _SAMPLES.pack(news.first, len(news.stamps_ns), flags)
+                data += b"".join(_int64(numbers) for numbers in (news.stamps_ns, news.received_ns, news.steps))
+                chunk.add(SAMPLES, None, news.first, int(news.received_ns[0]), data)
+            else:
+                data = _COUNT.pack(len(news.rows)) + _int64(news.rows) + _packed(news.values)
+                chunk.add(news.name, news.feature, int(news.rows[0]), 0, data)
+        for event in events:
+            chunk.add(EVENTS, None, 0, 0, event)
+        return chunk.take()
+
+
+def journals_of(store: Store) -> str:
+    """Return the folder of the journals of a root: below it, or for remote roots below the user's state on this machine.
+
+    Raises:
+        CorruptDataError: It is a link that leads out of the root.
+    """
+    if store.is_local:
+        return check_inside(store.root, os.path.join(store.root, "journals"))
+    name = hashlib.blake2b(store.root.encode(), digest_size=8).hexdigest()
+    return os.path.join(platformdirs.user_state_dir("fogx"), "journals", name)
 
 
 def metadata_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata that an event of a journal gives."""
     given = {key: base64.b64decode(text) for key, text in event.get("bytes", {}).items()}
     return decode_nested(event.get("values")) | given
+
+
+def rows_of(data: bytes) -> Rows:
+    """Return what an entry of `SAMPLES` holds."""
+    first, count, flags = _SAMPLES.unpack_from(data)
+    stamps, received, steps = np.frombuffer(data, "<i8", offset=_SAMPLES.size).reshape(3, count)
+    return Rows(first, stamps, received, steps, bool(flags & _STAMPED), bool(flags & _TIMED))
+
+
+def values_of(name: str, feature: Feature, data: bytes) -> Values:
+    """Return what an entry of a feature holds."""
+    (count,) = _COUNT.unpack_from(data)
+    rows = np.frombuffer(data, "<i8", count, _COUNT.size)
+    rest = memoryview(data)[_COUNT.size + 8 * count :]
+    values: np.ndarray | list[Any]
+    if bytes(rest[:1]) == b"N":
+        values = np.frombuffer(rest[1:], str(feature.dtype)).reshape(count, *_sizes(feature))
+    else:
+        values, rest = [], rest[1:]
+        while rest:
+            (size,) = _COUNT.unpack_from(rest)
+            values.append(_value(bytes(rest[_COUNT.size : _COUNT.size + size]), str(feature.dtype)))
+            rest = rest[_COUNT.size + size :]
+    if len(values) != count:
+        raise ValueError("a value is missing")
+    return Values(name, feature, rows, values)
+
+
+def _sizes(feature: Feature) -> list[int]:
+    return [size for size in feature.shape or () if size is not None]
+
+
+def _packed(values: np.ndarray | Sequence[Any]) -> bytes:
+    if isinstance(values, np.ndarray):
+        return b"N" + np.ascontiguousarray(values).tobytes()
+    payloads = [_payload(value) for value in values]
+    return b"L" + b"".join(part for payload in payloads for part in (_COUNT.pack(len(payload)), payload))
+
+
+def _payload(value: Any) -> bytes:
+    if isinstance(value, str):
+        return b"S" + value.encode()
+    if isinstance(value, bytes):
+        return b"B" + value
+    if value.dtype == object:
+        # Bytes become the text of the same numbers.
+        texts = [v if isinstance(v, str) else v.decode("latin-1") for v in value.reshape(-1)]
+        return b"J" + json.dumps([list(value.shape), texts]).encode()
+    shape = value.shape
+    return b"N" + struct.pack(f"<B{len(shape)}q", len(shape), *shape) + np.ascontiguousarray(value).tobytes()
+
+
+def _value(data: bytes, dtype: str) -> np.ndarray | str | bytes:
+    kind, rest = data[:1], data[1:]
+    if kind == b"S":
+        return rest.decode()
+    if kind == b"B":
+        return rest
+    if kind == b"J":
+        shape, texts = json.loads(rest)
+        return object_array([text.encode("latin-1") for text in texts] if dtype == "bytes" else texts).reshape(shape)
+    (ndim,) = struct.unpack_from("<B", rest)
+    shape = struct.unpack_from(f"<{ndim}q", rest, 1)
+    return np.frombuffer(rest, dtype, offset=1 + 8 * ndim).reshape(shape)
+
+
+def _int64(numbers: np.ndarray) -> bytes:
+    return np.ascontiguousarray(numbers, "<i8").tobytes()
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,26 +357,3 @@ def _not_begun(path: str, error: OSError) -> StorageError:
         f"{path}: the journal of an episode could not be begun: {in_one_line(error)}. Nothing was recorded; the same call can be made "
         "again when there is space and the disk answers."
     )
-
-
-def _ended(record: RecordBuilder) -> bytes:
-    return bytes(record.end())  # type: ignore[no-untyped-call]
-
-
-def _header() -> bytes:
-    record = RecordBuilder()
-    Header(profile="fogx", library="fogx").write(record)
-    return MAGIC + _ended(record)
-
-
-def _payload(value: Any) -> bytes:
-    if isinstance(value, str):
-        return b"S" + value.encode()
-    if isinstance(value, bytes):
-        return b"B" + value
-    if value.dtype == object:
-        # Bytes become the text of the same numbers.
-        texts = [v if isinstance(v, str) else v.decode("latin-1") for v in value.reshape(-1)]
-        return b"J" + json.dumps([list(value.shape), texts]).encode()
-    shape = value.shape
-    return b"N" + struct.pack(f"<B{len(shape)}q", len(shape), *shape) + np.ascontiguousarray(value).tobytes()

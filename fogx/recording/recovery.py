@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import hashlib
 import json
 import logging
 import os
-import struct
-import zlib
+import re
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import platformdirs
-from mcap.exceptions import McapError
-from mcap.records import Channel, Chunk, Message
-from mcap.records import Schema as TopicSchema
-from mcap.stream_reader import StreamReader, breakup_chunk
 
 from fogx.align.policy import Align
+from fogx.errors import CorruptDataError
 from fogx.feature import Feature
-from fogx.protocols import object_array
+from fogx.recording.channel import Channel, Prepared
+from fogx.recording.chunks import SUFFIX, UNREADABLE, ChunkReader
+from fogx.recording.encoding import encode
 from fogx.recording.episode import Episode
-from fogx.recording.journal import EVENTS, HEAD, MAGIC, SUFFIX, Journal, Recorded, metadata_of
+from fogx.recording.frames import Frames, part_path, sealed_in
+from fogx.recording.held import Held
+from fogx.recording.journal import EVENTS, SAMPLES, Journal, Rows, Values, journals_of, metadata_of, rows_of, values_of
 from fogx.recording.sealing import seal
 from fogx.recording.segments import Mark
-from fogx.storage.files.paths import check_inside
 from fogx.storage.files.store import Store
 from fogx.storage.log.commit import EpisodeLog
+from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.guarded import readable
+from fogx.storage.tables.places import FramesPlace
 
 logger = logging.getLogger("fogx")
 
-_UNREADABLE = (McapError, ValueError, LookupError, TypeError, AttributeError, struct.error, MemoryError, EOFError, OSError)
+_PART = re.compile(r"(.+)\.frames-(\d+)" + re.escape(SUFFIX))
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Left:
         metadata: Episode metadata that was given.
         segments: Number → segment of those that were begun.
         unread: Bytes that could not be read.
-        count: Values that could.
+        sealed: What was told of sealed files, in order.
     """
 
     path: str
@@ -58,24 +58,23 @@ class Left:
     metadata: dict[str, Any] = field(default_factory=dict)
     segments: dict[int, Mark] = field(default_factory=dict)
     unread: int = 0
-    count: int = 0
+    sealed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def episode_id(self) -> str:
         """Id that the episode has, or will have."""
         return os.path.basename(self.path)[: -len(SUFFIX)]
 
+    @property
+    def files(self) -> set[str]:
+        """Pointers of the sealed files."""
+        return {place.file for event in self.sealed for _, _, places in sealed_in(event) for place in places}
 
-def journals_of(store: Store) -> str:
-    """Return the folder of the journals of a root: below it, or for remote roots below the user's state on this machine.
-
-    Raises:
-        CorruptDataError: It is a link that leads out of the root.
-    """
-    if store.is_local:
-        return check_inside(store.root, os.path.join(store.root, "journals"))
-    name = hashlib.blake2b(store.root.encode(), digest_size=8).hexdigest()
-    return os.path.join(platformdirs.user_state_dir("fogx"), "journals", name)
+    def parts(self) -> dict[int, str]:
+        """Return the parts of the journal that hold frames, by number."""
+        folder = os.path.dirname(self.path)
+        numbers = [int(match[2]) for name in _names(folder) if (match := _PART.fullmatch(name)) and match[1] == self.episode_id]
+        return {number: part_path(folder, self.episode_id, number) for number in sorted(numbers)}
 
 
 def tell_of_left(store: Store) -> None:
@@ -93,12 +92,25 @@ def tell_of_left(store: Store) -> None:
         )
 
 
+def sealed_files(store: Store) -> set[str]:
+    """Return the sealed files of episodes that are still recorded, or wait to be recovered, on this machine."""
+    found: set[str] = set()
+    for path in _journals(journals_of(store)):
+        left = Left(path)
+        with suppress(FileNotFoundError):  # saved in this moment
+            for _ in read(left):
+                pass
+        found |= left.files
+    return found
+
+
 def recover(
     store: Store, writable: Callable[[], EpisodeLog], dataset: str, *, discard: bool = False, dry_run: bool = False
 ) -> pd.DataFrame:
     """Save or discard what dead processes recorded; see `Dataset.recover`."""
     rows = []
-    for path in _journals(journals_of(store)):
+    folder = journals_of(store)
+    for path in _journals(folder):
         left = Left(path)
         try:
             handle = _locked(path)
@@ -106,117 +118,281 @@ def recover(
             with suppress(FileNotFoundError):  # saved in this moment
                 rows.append({"episode_id": left.episode_id, "bytes": os.path.getsize(path), "outcome": "recording"})
             continue
-        size = os.fstat(handle).st_size
-        journal = Journal(path, handle, size)
+        journal = Journal(path, handle, os.fstat(handle).st_size)
+        size = os.fstat(handle).st_size + sum(os.path.getsize(part) for part in left.parts().values())
         outcome = "left"
         try:
-            values = list(read(left))
+            with readable(path):
+                taken = Taken(store, left, dataset, only_count=discard or dry_run)
             if not dry_run:
-                outcome = "discarded" if discard else _saved(store, writable, dataset, left, values, journal)
+                outcome = _done(store, writable, dataset, taken, journal, discard=discard)
                 journal.close(remove=True)
         finally:
             journal.close(remove=False)
-        began = pd.to_datetime(values[0].received_ns) if values else None
-        row = {"episode_id": left.episode_id, "began": began, "values": left.count, "bytes": size, "unread": left.unread}
-        rows.append({**row, "outcome": outcome})
+        rows.append(
+            {"episode_id": left.episode_id, "began": taken.began, "values": taken.count, "bytes": size, "unread": left.unread}
+        )
+        rows[-1]["outcome"] = outcome
+    if not dry_run:
+        _tidy(folder)
     return pd.DataFrame(rows, columns=["episode_id", "began", "values", "bytes", "unread", "outcome"])
 
 
-def read(left: Left) -> Iterator[Recorded]:
-    """Yield the values of a journal in the order in which they came, and note what else it says.
+def read(left: Left) -> Iterator[Rows | Values]:
+    """Yield the samples and values of a journal, and note what else it says; see `ChunkReader` for what is damaged."""
+    reader = ChunkReader(left.path)
+    for entries in reader:
+        found: list[Rows | Values] = []
+        try:
+            for entry in entries:
+                if entry.topic == EVENTS:
+                    _note(left, json.loads(entry.data))
+                elif entry.topic == SAMPLES:
+                    found.append(rows_of(entry.data))
+                elif entry.feature is not None:
+                    found.append(values_of(entry.topic, entry.feature, entry.data))
+        except UNREADABLE:
+            reader.refuse()
+            continue
+        yield from found
+    left.unread += reader.unread
 
-    Chunks whose CRC is wrong, and what stands after the last whole one, are counted in `left.unread`.
+
+def _note(left: Left, event: dict[str, Any]) -> None:
+    if event["kind"] == "sealed":
+        sealed_in(event)
+        left.sealed.append(event)
+        return
+    if event["kind"] == "segment":
+        mark = Mark.from_event(event)
+        left.segments[mark.number] = mark
+        return
+    left.about = event if event["kind"] == "begin" else left.about
+    left.metadata |= metadata_of(event)
+
+
+class Taken:
+    """What a dead process recorded, out of its journal and its sealed files.
+
+    Where a part of these is damaged or gone samples may be missing, or frames: then what is there is numbered anew.
+
+    Args:
+        store: The root.
+        left: The journal.
+        dataset: Name of the root's dataset.
+        only_count: Leave frames where they are.
+
+    Attributes:
+        held: All that could be read.
+        began: When the first sample came; `None` where there is none.
+        count: How many values there are.
+        used: Sealed files that hold frames of the episode as they are.
     """
-    with open(left.path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        good = len(MAGIC)
-        if file.read(len(MAGIC)) != MAGIC:
-            left.unread = size
+
+    def __init__(self, store: Store, left: Left, dataset: str, *, only_count: bool) -> None:
+        self.left = left
+        self.held = Held(Frames.of(store, dataset, left.episode_id))
+        self.used: set[str] = set()
+        self._store = store
+        self._earlier: dict[str, Iterator[tuple[int, Any]]] = {}
+        self._next: dict[str, tuple[int, Any] | None] = {}
+        self._numbers = _Numbers()
+        self._values()
+        self.began = pd.to_datetime(self.held.received_ns[0]) if len(self.held) else None
+        if only_count:
+            self.count = sum(map(len, self.held.channels.values())) + self._count_frames()
             return
-        stream = StreamReader(cast(IO[bytes], _Bounded(file, size)), skip_magic=True, emit_chunks=True, record_size_limit=size)
-        records = stream.records
-        while True:
-            try:
-                record = next(records, None)
-            except _UNREADABLE:
-                break
-            if record is None:
-                break
-            end = file.tell()
-            if isinstance(record, Chunk):
+        self._frames()
+        self.held.frames.encoding.drain()
+        self.count = sum(map(len, self.held.channels.values()))
+        self.held.drop_empty()
+
+    def steps(self) -> int:
+        """Number the steps anew, some of which may be missing, and return how many there are."""
+        steps, place = np.unique(np.array(self.held.steps, np.int64), return_inverse=True)
+        self.held.steps = array("q", place.tolist())
+        return len(steps)
+
+    def _values(self) -> None:
+        """Take all but frames."""
+        for news in read(self.left):
+            if isinstance(news, Rows):
+                self._numbers.add(news.first, len(news.stamps_ns))
+                self.held.extend(news)
+            else:
+                self._channel(news.name).extend(replace(news, rows=self._numbers.of(news.rows)))
+
+    def _frames(self) -> None:
+        """Take frames: sealed ones as they lie where they are whole, others anew."""
+        parts = self.left.parts()
+        for event in self.left.sealed:
+            mine = [parts.pop(number) for number in event["parts"] if number in parts]
+            if not mine or (self._store.is_local and self._whole(event)):
+                self._sealed(event)
+            else:
+                for path in mine:
+                    self._part(path)
+        for path in parts.values():
+            self._part(path)
+        for name in self._next:
+            self._catch_up(name, len(self.held))
+
+    def _count_frames(self) -> int:
+        found: dict[str, set[int]] = {}
+        for event in self.left.sealed:
+            for _, rows, places in sealed_in(event):
+                found.setdefault(places[0].feature, set()).update(rows.tolist())
+        for path in self.left.parts().values():
+            for entry in (entry for entries in ChunkReader(path) for entry in entries):
+                found.setdefault(entry.topic, set()).add(entry.number)
+        return sum(int((self._numbers.of(np.array([*rows])) >= 0).sum()) for rows in found.values())
+
+    def _whole(self, event: dict[str, Any]) -> bool:
+        return all(self._read(place)[1] for _, _, places in sealed_in(event) for place in places)
+
+    def _sealed(self, event: dict[str, Any]) -> None:
+        for feature, rows, places in sealed_in(event):
+            first = 0
+            for place in places:
+                name, mine = place.feature, rows[first : first + len(place.lengths)].tolist()
+                first += len(mine)
+                blobs, whole = self._read(place)
+                known = self._numbers.of(np.array(mine)).tolist()
+                channel = self._begun(name, feature)
+                self._catch_up(name, known[0])
+                if whole and min(known) >= 0 and len(channel) == self.held.frames.line(name, feature).sealed == place.first_frame:
+                    self._catch_up(name, known[-1], drop=True)
+                    self.held.frames.adopt(name, feature, known, place)
+                    self.used.add(place.file)
+                else:
+                    for row, blob in zip(mine, blobs, strict=True):
+                        if blob is not None:
+                            self._frame(name, feature, row, blob)
+
+    def _read(self, place: FramesPlace) -> tuple[list[bytes | None], bool]:
+        """Return the frames of a place, `None` for damaged ones, and whether all are whole."""
+        numbers = np.arange(place.first_frame, place.first_frame + len(place.lengths))
+        try:
+            return list(read_frames(self._store, [place], numbers)), True
+        except CorruptDataError as error:
+            found: list[bytes | None] = []
+            for number in numbers:
                 try:
-                    found = list(_values(record, left))
-                except _UNREADABLE:
-                    left.unread += end - good
-                    found = []
-                left.count += len(found)
-                yield from found
-            good = end
-        left.unread += size - good
+                    found += read_frames(self._store, [place], np.array([number]))
+                except CorruptDataError:
+                    found.append(None)
+            logger.warning("%s: %d of %d frames are lost: %s", self.left.path, found.count(None), len(found), error)
+            return found, False
+
+    def _part(self, path: str) -> None:
+        reader = ChunkReader(path)
+        for entries in reader:
+            for entry in entries:
+                if entry.feature is not None:
+                    self._frame(entry.topic, entry.feature, entry.number, entry.data)
+        self.left.unread += reader.unread
+
+    def _frame(self, name: str, feature: Feature, row: int, data: bytes) -> None:
+        known = int(self._numbers.of(np.array([row]))[0])
+        if known < 0:
+            return  # its sample was not on disk yet
+        channel = self._begun(name, feature)
+        self._catch_up(name, known)
+        self._catch_up(name, known, drop=True)
+        self._add(channel, known, feature, data)
+
+    def _add(self, channel: Channel, row: int, feature: Feature, data: bytes) -> None:
+        self.held.frames.encoding.wait_for_room(len(data))
+        channel.append(row, Prepared(feature, data, False, False), self.held.stamps_ns)
+        self.held.frames.seal()
+
+    def _begun(self, name: str, feature: Feature) -> Channel:
+        """Return a channel whose values are frames from here on; earlier ones that are not follow by and by."""
+        channel = self._channel(name)
+        if channel.feature != feature:
+            self._earlier[name] = channel.outgrow(feature)
+            self._next[name] = next(self._earlier[name], None)
+        return channel
+
+    def _catch_up(self, name: str, row: int, *, drop: bool = False) -> None:
+        """Add the values that did not go to `frames` up to a sample, or drop those that did, that one included."""
+        channel = self._channel(name)
+        while (value := self._next.get(name)) is not None and value[0] < row + drop:
+            if not drop:
+                assert channel.feature is not None
+                self._add(channel, value[0], channel.feature, encode(name, value[1], channel.feature))
+            self._next[name] = next(self._earlier[name], None)
+
+    def _channel(self, name: str) -> Channel:
+        return self.held.channels.setdefault(name, Channel(name, None, self.held.frames))
 
 
-def _values(chunk: Chunk, left: Left) -> Iterator[Recorded]:
-    if chunk.compression or zlib.crc32(chunk.data) != chunk.uncompressed_crc:
-        raise ValueError("the CRC is wrong")
-    topics: dict[int, tuple[str, Feature | None]] = {}
-    features: dict[int, Feature | None] = {}
-    for record in breakup_chunk(chunk):
-        if isinstance(record, TopicSchema):
-            features[record.id] = Feature.from_dict(json.loads(record.data)) if record.data else None
-        elif isinstance(record, Channel):
-            topics[record.id] = record.topic, features[record.schema_id]
-        elif isinstance(record, Message):
-            topic, feature = topics[record.channel_id]
-            if topic == EVENTS:
-                event = json.loads(record.data)
-                if event["kind"] == "segment":
-                    mark = Mark.from_event(event)
-                    left.segments[mark.number] = mark
-                    continue
-                left.about = event if event["kind"] == "begin" else left.about
-                left.metadata |= metadata_of(event)
-                continue
-            if feature is None:
-                raise ValueError("a value of no feature")
-            stamp, received, step, flags = HEAD.unpack_from(record.data)
-            value = _value(record.data[HEAD.size :], str(feature.dtype))
-            yield Recorded(topic, feature, stamp, received, record.sequence, step, flags, value)
+class _Numbers:
+    """Which sample, of those that could be read, a number of the journal stands for."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._counts: list[int] = []
+
+    def add(self, first: int, count: int) -> None:
+        """Add samples that were read; they come in order."""
+        if self._firsts and self._firsts[-1] + self._counts[-1] == first:
+            self._counts[-1] += count
+        else:
+            self._firsts.append(first)
+            self._counts.append(count)
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the samples of numbers; -1 where that could not be read."""
+        if not self._firsts:
+            return np.full(len(rows), -1)
+        firsts, counts = np.array(self._firsts), np.array(self._counts)
+        run = np.maximum(np.searchsorted(firsts, rows, side="right") - 1, 0)
+        inside = rows - firsts[run]
+        return np.where((inside >= 0) & (inside < counts[run]), (np.cumsum(counts) - counts)[run] + inside, -1)
 
 
-def _value(data: bytes, dtype: str) -> np.ndarray | str | bytes:
-    kind, rest = data[:1], data[1:]
-    if kind == b"S":
-        return rest.decode()
-    if kind == b"B":
-        return rest
-    if kind == b"J":
-        shape, texts = json.loads(rest)
-        return object_array([text.encode("latin-1") for text in texts] if dtype == "bytes" else texts).reshape(shape)
-    (ndim,) = struct.unpack_from("<B", rest)
-    shape = struct.unpack_from(f"<{ndim}q", rest, 1)
-    return np.frombuffer(rest, dtype, offset=1 + 8 * ndim).reshape(shape)
-
-
-def _saved(
-    store: Store, writable: Callable[[], EpisodeLog], dataset: str, left: Left, values: list[Recorded], journal: Journal
+def _done(
+    store: Store, writable: Callable[[], EpisodeLog], dataset: str, taken: Taken, journal: Journal, *, discard: bool
 ) -> str:
-    """Save an episode, unless it was saved already and only its journal not removed; return what was done."""
-    if writable().rows["episode_id"].index(left.episode_id).as_py() >= 0:
-        return "saved before"
-    if not values:
-        return "empty"
-    save = functools.partial(seal, store, writable, dataset, left.episode_id)
-    with readable(left.path):
-        align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
-        episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
-        episode.take_back(values, journal, left.segments.values())
-    episode.close({"interrupted": "process died"})
-    return "saved"
+    """Save an episode, unless it was saved already and only its journal not removed, or drop it; return what was done."""
+    left, used = taken.left, set[str]()
+    if not (discard and not left.files) and writable().holds(left.episode_id):
+        outcome, used = "saved before", left.files
+    elif discard:
+        outcome = "discarded"
+    elif not taken.count:
+        outcome = "empty"
+    else:
+        outcome, used = "saved", taken.used
+        save = functools.partial(seal, store, writable, dataset, left.episode_id)
+        with readable(left.path):
+            align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
+            episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
+            episode.take_back(taken.held, taken.steps(), journal, left.segments.values())
+        episode.close({"interrupted": "process died"})
+    for part in left.parts().values():
+        os.unlink(part)
+    journal.close(remove=True)
+    store.remove(left.files - used)
+    return outcome
+
+
+def _tidy(folder: str) -> None:
+    """Remove parts of journals whose episode is saved or discarded."""
+    for name in _names(folder):
+        if (match := _PART.fullmatch(name)) and not os.path.exists(os.path.join(folder, match[1] + SUFFIX)):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
 
 
 def _journals(folder: str) -> list[str]:
+    return [os.path.join(folder, name) for name in _names(folder) if name.endswith(SUFFIX) and not _PART.fullmatch(name)]
+
+
+def _names(folder: str) -> list[str]:
     try:
-        return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(SUFFIX))
+        return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -230,15 +406,3 @@ def _locked(path: str) -> int:
         os.close(handle)
         raise
     return handle
-
-
-class _Bounded:
-    """A file of which no more is asked than there is: a damaged length must not take memory."""
-
-    def __init__(self, file: Any, size: int) -> None:
-        self._file, self._size = file, size
-
-    def read(self, length: int = -1) -> bytes:
-        if length < 0 or length > self._size - self._file.tell():
-            raise EOFError
-        return bytes(self._file.read(length))

@@ -8,10 +8,17 @@ from fogx.errors import StorageError
 from fogx.protocols import EpisodeData
 from fogx.storage.files.store import Store
 from fogx.storage.log.commit import EpisodeLog
-from fogx.storage.tables.pack import EpisodePacker
+from fogx.storage.tables.pack import EpisodePacker, Sealed
 
 
-def seal(store: Store, writable: Callable[[], EpisodeLog], dataset: str, episode_id: str, data: EpisodeData) -> str:
+def seal(
+    store: Store,
+    writable: Callable[[], EpisodeLog],
+    dataset: str,
+    episode_id: str,
+    data: EpisodeData,
+    sealed: Sealed | None = None,
+) -> str:
     """Save one episode; when this returns it survives a kill and a power loss.
 
     Args:
@@ -20,6 +27,7 @@ def seal(store: Store, writable: Callable[[], EpisodeLog], dataset: str, episode
         dataset: Name that the row gets where the episode names none.
         episode_id: Its id.
         data: The episode.
+        sealed: Frames of it that are written already.
 
     Raises:
         StorageError: It could not be saved; nothing of it is visible, and it can be tried again.
@@ -28,7 +36,7 @@ def seal(store: Store, writable: Callable[[], EpisodeLog], dataset: str, episode
         log = writable()
         packer = EpisodePacker(store, data.dataset or dataset)
         try:
-            packer.add(episode_id, data)
+            packer.add(episode_id, data, sealed=sealed)
             packed = packer.close()
         except BaseException:
             packer.abort()

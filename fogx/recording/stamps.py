@@ -13,7 +13,7 @@ from fogx.errors import FeatureError, FeatureTypeError, listing
 _NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
-_LARGEST = 1 << 62
+LARGEST_NS = 1 << 62
 """So that differences of two stamps fit int64 too."""
 
 
@@ -52,6 +52,6 @@ def stamp_ns(timestamp: Any, time_unit: str = "ns") -> int:
 
 
 def _fitting(ns: int) -> int:
-    if abs(ns) >= _LARGEST:
+    if abs(ns) >= LARGEST_NS:
         raise FeatureError(f"timestamp {ns} ns is too far from 0; is its unit right?")
     return ns

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import fogx as fox
-from tests.crash.jobs import BRIDGE, JOBS
+from tests.crash.jobs import BRIDGE, JOBS, ON_AND_ON
 
 HERE = Path(__file__).parents[2]
 
@@ -120,7 +120,7 @@ def say(what: Any) -> None:
 
 def do(root: str, job: str, tries: int = 1, over: Callable[[], None] = lambda: None) -> None:
     """Do the steps of a job, and acknowledge each by its number."""
-    for number, step in enumerate(JOBS[job].steps):
+    for number, step in enumerate((JOBS | ON_AND_ON)[job].steps):
         dataset = fox.Dataset(root)
         again: Callable[[], Any] = lambda step=step, dataset=dataset: step(dataset)  # noqa: E731
         for left in reversed(range(tries)):

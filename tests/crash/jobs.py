@@ -6,6 +6,7 @@ the steps, one acknowledged at least, and the steps that remain can be done.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import fogx as fox
+from fogx.recording import frames
 from fogx.storage.log.versions import oldest_kept
 from tests.ageing import make_older
 
@@ -68,6 +70,69 @@ def record_timed(number: int) -> Step:
 def realign(dataset: fox.Dataset) -> None:
     """Other steps, of which there are as many."""
     dataset.realign(align=fox.Align(rate_hz=5e7, features={"state": fox.next()}))
+
+
+def picture(number: int) -> np.ndarray:
+    """Return an image that tells its number, of 1 kB as PNG."""
+    made = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
+    made[0, :2] = divmod(number, 256)
+    return made
+
+
+def sync(episode: Any) -> None:
+    """Do what the thread of the journal does each second, once all that was added is encoded."""
+    episode._held.frames.encoding.drain()
+    episode._journal.sync()
+    episode._journal.seal()
+
+
+def record_sealed(number: int) -> Step:
+    """Record images, most of which are in files before the episode is closed."""
+
+    def step(dataset: fox.Dataset) -> None:
+        frames.SEAL_BYTES = 2_500
+        episode = dataset.new_episode({"made": number, "number": number})
+        for i in range(4):
+            episode.add_step({"state": np.full(3, i, np.float32), "mask": picture(i), "depth": picture(i + 300)})
+            if i % 2:
+                try:
+                    sync(episode)
+                except fox.FogxError:
+                    continue  # the thread logs it, and tries again
+                acknowledge(dataset, f"{episode.episode_id} synced {i + 1}")
+        _close(episode)
+
+    return step
+
+
+def record_on_and_on(dataset: fox.Dataset) -> None:
+    """Record episodes of images, numbers and texts until somebody puts an end to it."""
+    frames.SEAL_BYTES = 20_000
+    for number in itertools.count():
+        episode = dataset.new_episode({"made": number}, align=fox.Align(reference="joint"))
+        length = 5 + number * 37 % 120
+        for i in range(length):
+            episode.add("joint", np.full(3, i, np.float64), i * 1_000_000)
+            if i % 3 == 0:
+                episode.add("mask", picture(i), i * 1_000_000)
+                episode.add("text", f"number {i}", i * 1_000_000)
+            if i % 25 == 24:
+                sync(episode)
+                acknowledge(dataset, f"{episode.episode_id} synced {i + 1}")
+        episode.close()
+        acknowledge(dataset, f"{episode.episode_id} closed {length}")
+
+
+def acknowledge(dataset: fox.Dataset, what: str) -> None:
+    """Write down, beside the dataset, what is on disk."""
+    with open(f"{dataset.path}.said", "ab", buffering=0) as file:
+        file.write(what.encode() + b"\n")
+
+
+def acknowledged(root: str | os.PathLike[str]) -> dict[str, tuple[str, int]]:
+    """Return what was acknowledged last of each episode."""
+    said = Path(f"{root}.said").read_text().splitlines() if os.path.exists(f"{root}.said") else []
+    return {line.split()[0]: (line.split()[1], int(line.split()[2])) for line in said}
 
 
 def load(split: str) -> Step:
@@ -131,6 +196,7 @@ THREE = (record(0), record(1), record(2))
 JOBS = {
     "record": Job((record(0), record(1, camera=False))),
     "timed": Job((record_timed(0),)),
+    "sealed": Job((record_sealed(0),)),
     "next": Job((record(7, camera=False),)),
     "import": Job((load("train[:3]"),), (load("train[:1]"),), partly=True),
     "tag": Job((tag(1, number=7), tag(0, number=None)), THREE),
@@ -149,6 +215,10 @@ JOBS = {
     ),
     "upkeep": Job((tag(100, number=7),), (until_upkeep,)),
 }
+
+
+ON_AND_ON = {"on and on": Job((record_on_and_on,))}
+"""What ends by a kill alone."""
 
 
 def facts(root: str | os.PathLike[str], thorough: bool = True) -> dict[str, Any]:
@@ -235,6 +305,9 @@ def _rows(dataset: fox.Dataset, thorough: bool) -> dict[str, Any]:
             assert view["state"][:, 0].tolist() == [0, 1, 2, 3]
             if "view" in view.schema:
                 assert view["view"].shape == (4, 16, 16, 3)
+            for name, first in (("mask", 0), ("depth", 300)):
+                if name in view.schema:
+                    assert view[name].tolist() == [picture(first + i).tolist() for i in range(4)]
     return found
 
 

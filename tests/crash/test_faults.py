@@ -51,6 +51,7 @@ NAMES = "link,linkat,rename,renameat,renameat2,mkdir,mkdirat"
     [
         ("tag", "fsync", "EIO", range(1, 20, 3)),
         ("record", "fsync", "ENOSPC", range(2, 60, 6)),
+        ("sealed", "fsync", "EIO", range(1, 24, 3)),
         ("import", "fsync", "EIO", range(1, 20, 4)),
         ("annotate", "fsync", "EIO", range(1, 20, 3)),
         ("tag", NAMES, "EACCES", range(1, 3)),
@@ -90,7 +91,7 @@ def _short(tmp_path, forge, reference, sizes):
     return seen
 
 
-@pytest.mark.parametrize("job", ["record", "tag", "annotate", "import"])
+@pytest.mark.parametrize("job", ["record", "sealed", "tag", "annotate", "import"])
 def test_writes_that_end_short(tmp_path, forge, reference, job):
     """A file may not grow past a size: the write that reaches it is short, the next one fails."""
     assert _short(tmp_path, forge, reference(job), (0, 3, 400, 740, 1500, 4000)) >= 5
@@ -132,7 +133,7 @@ def _full(folder, forge, reference, frees):
     return seen
 
 
-@pytest.mark.parametrize("job", ["record", "tag", "annotate", "import"])
+@pytest.mark.parametrize("job", ["record", "sealed", "tag", "annotate", "import"])
 def test_a_full_disk(small_disk, forge, reference, job):
     assert _full(small_disk, forge, reference(job), (0, 4096, 12_288, 20_480)) >= 2
 

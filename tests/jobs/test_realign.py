@@ -294,7 +294,7 @@ def test_segments_keep_their_times_and_have_the_new_steps(tmp_path):
     after = dataset.segments()
     assert before["start_step"].tolist() == [0, 10]
     assert after["start_step"].tolist() == [0, 5]
-    assert after["stop_step"].tolist() == [5, 10]
+    assert after["stop_step"].tolist() == [5, 11]
     for name in ("label", "start_ns", "stop_ns", "start_s", "stop_s", "value", "source"):
         assert after[name].tolist() == before[name].tolist(), name
     assert other.segments()["start_step"].tolist() == [0, 10], "an older version shows what it had"

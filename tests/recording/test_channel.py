@@ -13,6 +13,7 @@ from fogx import registry
 from fogx.errors import FeatureError
 from fogx.feature import LARGE, NUMERIC_DTYPES, Feature
 from fogx.recording.channel import Channel
+from fogx.recording.frames import Frames
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (48, 64, 3), np.uint8)
@@ -34,9 +35,10 @@ def png(array):
 
 
 def recorded(*values, declared=None, name="x"):
-    channel = Channel(name, declared)
+    channel = Channel(name, declared, frames := Frames())
     for step, value in enumerate(values):
         channel.append(step, channel.prepare(value))
+    frames.encoding.drain()
     return channel, channel.column(len(values)).values
 
 
@@ -251,9 +253,8 @@ def test_given_bytes_are_untouched_and_set_the_encoding():
         channel.prepare(png(PHOTO))
     with pytest.raises(FeatureError, match="camera='png'"):
         channel.prepare(PHOTO)
-    plain, _ = recorded(data)
-    plain.append(1, plain.prepare(PHOTO))
-    assert decoded(plain, plain.column(2).values[1]).shape == PHOTO.shape
+    plain, blobs = recorded(data, PHOTO)
+    assert decoded(plain, blobs[1]).shape == PHOTO.shape
 
 
 @pytest.mark.parametrize("value", [jpeg(48, 65), jpeg(24, 128), PHOTO[:, :60], png(np.zeros((48, 64), np.uint16)), "no.png", 3])

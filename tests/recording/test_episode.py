@@ -21,7 +21,7 @@ class Sink:
         self.saved = []
         self.error = None
 
-    def seal(self, data):
+    def seal(self, data, sealed=None):
         if self.error:
             raise self.error
         self.sealed.append(data)
@@ -388,3 +388,107 @@ def test_adds_from_several_threads_lose_nothing(sink):
     for column in data.columns.values():
         assert column.values[column.valid].tolist() == list(range(200))
     assert (np.diff(data.timestamps_ns) >= 0).all()
+
+
+def test_bad_values_are_quarantined_where_asked_for(sink):
+    episode = sink.episode(on_bad_value="quarantine")
+    for number in range(10):
+        episode.add_step({"joint": np.zeros(7 if number % 4 else 6), "image": PHOTO, "number": number})
+        episode.add("note", None)
+    for bad in ({3: 1}, {}):
+        with pytest.raises(FeatureError):  # a call that is wrong in itself
+            episode.add_step(bad)
+    with pytest.raises(FeatureError, match="timestamps"):
+        episode.add("joint", np.zeros(6), 5)
+    with pytest.warns(
+        UserWarning, match=r"^episode e1: 17 values were refused and left out: 10 of 'note', 7 of 'joint'\. The first: fea"
+    ):
+        episode.close()
+    (data,) = sink.sealed
+    assert data.num_steps == 10
+    assert list(data.schema) == ["joint", "image", "number"]
+    assert np.flatnonzero(data.columns["joint"].mask).tolist() == [0, 4, 8]
+    found = data.metadata["quarantined"]
+    assert {name: mine["count"] for name, mine in found.items()} == {"note": 10, "joint": 7}
+    assert "got float64 of shape (7,)" in found["joint"]["first_error"]
+    assert "None is not a value" in found["note"]["first_error"]
+
+
+def test_without_bad_values_nothing_is_said_of_them(sink, recwarn):
+    with sink.episode(on_bad_value="quarantine") as episode:
+        episode.add("a", 1)
+    assert sink.sealed[0].metadata == {}
+    assert not recwarn.list
+
+
+FAST = [
+    (0.5, 1.5),
+    (1, 2),
+    (True, False),
+    (np.float32(1), np.float32(2)),
+    (np.arange(3.0), np.arange(3.0) + 1),
+    (np.arange(6, dtype=np.int16).reshape(2, 3), np.arange(12, dtype=np.int16).reshape(2, 6)[:, ::2]),
+    ([0.5, 1.5], (2.5, 3.5)),
+    ([True, False], [False, False]),
+]
+
+
+@pytest.mark.parametrize(("first", "then"), FAST)
+def test_the_way_of_values_that_fit_gives_what_the_long_way_gives(sink, monkeypatch, first, then):
+    for _ in range(2):
+        episode = sink.episode()
+        for value in (first, then, then):
+            episode.add("a", value)
+        channel = episode._held.channels["a"]
+        assert channel.fits(then) == (len(sink.sealed) == 0)
+        episode.close()
+        monkeypatch.setattr(type(channel), "fits", lambda self, value: False)
+    fast, slow = (data.columns["a"].values for data in sink.sealed)
+    assert fast.dtype == slow.dtype
+    assert fast.tobytes() == slow.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("first", "odd"),
+    [
+        (0.5, 1),
+        (0.5, True),
+        (1, True),
+        (1, 2**63),
+        (np.zeros(3), [0.0, 1.0]),
+        (np.zeros(3), [0.0, 1.0, 1]),
+        (np.zeros(3), [0.0, True, 1.0]),
+        (np.zeros(3), np.zeros(3, np.float32)),
+        (np.zeros(3), np.zeros(3, ">f8")),
+        (np.zeros(3), np.ma.zeros(3)),
+        (np.zeros((2, 2)), [[0.0, 1.0], [1.0, 2.0]]),
+        ([1, 2], [1, 2]),
+        ("a", "b"),
+        (PHOTO, PHOTO),
+    ],
+)
+def test_other_values_go_the_long_way(sink, first, odd):
+    episode = sink.episode()
+    episode.add("a", first)
+    assert not episode._held.channels["a"].fits(odd)
+    episode.discard()
+
+
+def test_a_value_that_fits_ends_the_widening_of_python_ints(sink):
+    episode = sink.episode()
+    for value in (0, np.int64(1)):
+        episode.add("a", value)
+    episode.add("a", np.int64(2))
+    with pytest.raises(FeatureError, match="'a' is int64"):
+        episode.add("a", 0.5)
+    episode.discard()
+
+
+def test_more_values_than_there_is_room_for_at_first(sink):
+    with sink.episode() as episode:
+        for number in range(1000):
+            episode.add("a", number if number < 700 else number + 0.5)
+            episode.add("b", np.full((2, 2), number, np.float32))
+    (data,) = sink.sealed
+    assert data.columns["a"].values.tolist() == [n if n < 700 else n + 0.5 for n in range(1000)]
+    assert data.columns["b"].values[:, 1, 1].tolist() == list(range(1000))

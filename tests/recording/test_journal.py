@@ -17,8 +17,7 @@ from mcap.stream_reader import StreamReader
 
 import fogx as fox
 from fogx.errors import CorruptDataError, StorageError
-from fogx.recording import journal as journals
-from fogx.recording.journal import Journal
+from fogx.recording.journal import Journal, Rows, Values
 from fogx.recording.recovery import Left, read
 
 fox.config(progress=False)
@@ -43,9 +42,16 @@ def left_behind(dataset, add, metadata=None, **options):
     """Record, and leave the journal as a process that dies after a sync does."""
     episode = dataset.new_episode(metadata, **options)
     add(episode)
+    episode._held.frames.encoding.drain()
     episode._journal.close(remove=False)
     episode._state = "gone"
     return episode.episode_id
+
+
+def files_of(root):
+    """Return the bytes and the time of all files of a root, by name."""
+    found = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
 def everything(episode, rounds=3):
@@ -119,10 +125,11 @@ def test_opening_says_so_and_discarding_removes(tmp_path, caplog):
     left_behind(dataset, everything)
     again = fox.Dataset(dataset.path)
     assert "1 recording(s) were open when their process died; recover()" in caplog.text
-    (journal,) = (tmp_path / "lab" / "journals").iterdir()
-    before = journal.read_bytes(), journal.stat().st_mtime_ns
-    assert again.recover(dry_run=True)["outcome"].tolist() == ["left"]
-    assert (journal.read_bytes(), journal.stat().st_mtime_ns) == before
+    before = files_of(tmp_path / "lab")
+    listed = again.recover(dry_run=True)
+    assert listed["outcome"].tolist() == ["left"]
+    assert listed["values"].tolist() == [3 * len(VALUES)]
+    assert files_of(tmp_path / "lab") == before
     assert again.recover(discard=True)["outcome"].tolist() == ["discarded"]
     assert again.recover().empty
     assert len(fox.Dataset(dataset.path)) == 0
@@ -134,8 +141,9 @@ def test_killed_between_commit_and_clean_up_doubles_nothing(tmp_path, monkeypatc
         patch.setattr(os, "unlink", lambda path: (_ for _ in ()).throw(OSError("killed")) if path.endswith(".mcap") else None)
         with dataset.new_episode() as episode:
             everything(episode)
-    assert len(os.listdir(tmp_path / "lab" / "journals")) == 1
+    assert len(os.listdir(tmp_path / "lab" / "journals")) == 2
     assert fox.Dataset(dataset.path).recover()["outcome"].tolist() == ["saved before"]
+    assert not os.listdir(tmp_path / "lab" / "journals")
     assert len(fox.Dataset(dataset.path)) == 1
 
 
@@ -147,24 +155,42 @@ def test_discarded_leaves_no_journal(tmp_path):
     assert not os.listdir(tmp_path / "lab" / "journals")
 
 
+class News:
+    """Stands for an episode: ints of a feature, one a sample."""
+
+    def __init__(self, journal):
+        self.values = []
+        self.told = 0
+        journal._news = self.news
+
+    def news(self):
+        first, self.told = self.told, len(self.values)
+        if first == self.told:
+            return []
+        numbers = np.arange(first, self.told)
+        feature = fox.Feature("int64", ())
+        return [
+            Rows(first, numbers, numbers, numbers, False, False),
+            Values("a", feature, numbers, np.array(self.values[first:])),
+        ]
+
+
 def small_journal(folder, syncs=3):
     """Return a journal's path, its bytes, its values, and (length, values) after each sync."""
     journal = Journal.create(str(folder), "0" * 32, None, {})
-    feature, values, marks = fox.Feature("int64", ()), [], []
+    news, marks = News(journal), []
     for sync in range(syncs):
-        for i in range(4):
-            values.append(sync * 10 + i)
-            journal.sample("a", feature, i, i, len(values) - 1, len(values) - 1, 0, np.array(values[-1]))
+        news.values += range(sync * 10, sync * 10 + 4)
         journal.sync()
-        marks.append((os.path.getsize(journal.path), len(values)))
+        marks.append((os.path.getsize(journal.path), len(news.values)))
     journal.close(remove=False)
     with open(journal.path, "rb") as file:
-        return journal.path, file.read(), values, marks
+        return journal.path, file.read(), news.values, marks
 
 
 def read_all(path):
     left = Left(path)
-    return [int(recorded.value) for recorded in read(left)], left
+    return [number for part in read(left) if isinstance(part, Values) for number in part.values.tolist()], left
 
 
 def test_cut_at_any_byte(tmp_path):
@@ -204,8 +230,8 @@ def test_any_byte_flipped(tmp_path):
 
 def test_a_full_disk_is_told_and_made_up_for(tmp_path, monkeypatch):
     journal = Journal.create(str(tmp_path), "0" * 32, None, {})
-    feature, real = fox.Feature("int64", ()), os.write
-    journal.sample("a", feature, 0, 0, 0, 0, 0, np.array(1))
+    news, real = News(journal), os.write
+    news.values.append(1)
     calls = iter([5])
 
     def full(handle, data):
@@ -218,7 +244,7 @@ def test_a_full_disk_is_told_and_made_up_for(tmp_path, monkeypatch):
         patch.setattr(os, "write", full)
         with pytest.raises(StorageError, match="No space left on device"):
             journal.sync()
-    journal.sample("a", feature, 1, 1, 1, 1, 0, np.array(2))
+    news.values.append(2)
     journal.sync()
     journal.close(remove=False)
     assert read_all(journal.path)[0] == [1, 2]
@@ -226,7 +252,7 @@ def test_a_full_disk_is_told_and_made_up_for(tmp_path, monkeypatch):
 
 def test_a_failed_fsync_is_written_again(tmp_path, monkeypatch):
     journal = Journal.create(str(tmp_path), "0" * 32, None, {})
-    journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
+    News(journal).values.append(1)
     written = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
@@ -248,8 +274,9 @@ def test_foxglove_s_own_reader_opens_it(tmp_path):
         for record in StreamReader(file, validate_crcs=True).records:
             topics |= {record.topic} if type(record).__name__ == "Channel" else set()
             count += type(record).__name__ == "Message"
-    assert topics == {"a", "fogx/events"}
-    assert count == len(values) + 1
+    assert topics == {"a", "fogx/events", "fogx/samples"}
+    assert len(values) == 12
+    assert count == 1 + 2 * 3
 
 
 CHILD = """
@@ -320,7 +347,6 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(StorageError, match="the journal of an episode could not be begun"):
         episode.add("a", 1)
     assert episode.num_steps == 0
-    assert journals.SYNC_S == 1.0
 
 
 def test_a_folder_of_journals_that_is_a_link_out_of_the_root(tmp_path):
@@ -337,7 +363,7 @@ def test_a_journal_that_contradicts_itself_is_told_and_kept(tmp_path):
     with dataset.new_episode() as episode:
         episode.add("a", 1)
     journal = Journal.create(str(tmp_path / "lab" / "journals"), "0" * 32, {"rate_hz": -1}, {})
-    journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
+    News(journal).values.append(1)
     journal.close(remove=False)
     with pytest.raises(CorruptDataError, match=r"0\.mcap|alignment"):
         fox.Dataset(dataset.path).recover()
@@ -391,6 +417,6 @@ def test_a_journal_that_another_process_looks_at_is_begun_all_the_same(tmp_path,
 
     monkeypatch.setattr(fcntl, "flock", flock)
     journal = Journal.create(str(tmp_path), "0" * 32, None, {})
-    journal.sample("a", fox.Feature("int64", ()), 0, 0, 0, 0, 0, np.array(1))
+    News(journal).values.append(1)
     journal.close(remove=False)
     assert read_all(journal.path)[0] == [1]

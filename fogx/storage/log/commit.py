@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -74,6 +74,12 @@ class EpisodeLog:
         with self.newest_table() as table:
             table.sync()  # what is there already counts as saved
             return frozenset(table.snapshot().rows["source_key"].to_pylist()) - {None}
+
+    def holds(self, episode_id: str) -> bool:
+        """Return whether the newest version has an episode, without moving to it."""
+        with self.newest_table() as table:
+            table.sync()  # what is there already counts as saved
+            return bool(table.snapshot().of(pa.array([episode_id])).num_rows)
 
     def append(
         self,
@@ -321,9 +327,11 @@ class EpisodeLog:
 
         return self._retrying(attempt, "migrate")
 
-    def vacuum(self, older_than_s: float | None = None, *, dry_run: bool = False) -> list[dict[str, Any]]:
+    def vacuum(
+        self, older_than_s: float | None = None, *, dry_run: bool = False, keep: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
         """Remove files that no kept version names; see `vacuum.vacuum`."""
-        return self._retrying(lambda: vacuum(self.delta, older_than_s, dry_run=dry_run), "vacuum")
+        return self._retrying(lambda: vacuum(self.delta, older_than_s, dry_run=dry_run, keep=keep), "vacuum")
 
     def _own(self, rows: pa.Table) -> None:
         self.rows, self.version = rows, self.delta.version

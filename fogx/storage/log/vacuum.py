@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -23,7 +23,7 @@ _LEFTOVER = re.compile(r".*\.tmp|.*#\d+")
 """What a killed process leaves of a write under a temporary name."""
 
 
-def vacuum(log: DeltaLog, older_than_s: float | None, *, dry_run: bool) -> list[dict[str, Any]]:
+def vacuum(log: DeltaLog, older_than_s: float | None, *, dry_run: bool, keep: Collection[str] = ()) -> list[dict[str, Any]]:
     """Remove what no kept version needs, and return it: file, bytes, age_s.
 
     Kept are every version that was the newest at some moment of the last `older_than_s`, and pinned ones. Before the first file
@@ -33,6 +33,8 @@ def vacuum(log: DeltaLog, older_than_s: float | None, *, dry_run: bool) -> list[
         log: The table, at its newest version.
         older_than_s: Only files older than this, by the store's own clock; `None` takes the root's safe age.
         dry_run: Only say what would be removed.
+        keep: Files that stay though no version names them, such as those of episodes that are still recorded; found before this
+            call, so that one that is committed meanwhile is in the one or the other.
 
     Raises:
         FormatVersionError: Writers of an older fogx may be at work, which `vacuum` could hurt.
@@ -64,7 +66,7 @@ def vacuum(log: DeltaLog, older_than_s: float | None, *, dry_run: bool) -> list[
     log.sync()  # a run that was killed may have left that commit
     removed = []
     for name, size, changed_s in _candidates(log, oldest):
-        if name not in needed and changed_s < before_s:
+        if name not in needed and name not in keep and changed_s < before_s:
             if not dry_run:
                 log.store.unlink(name)
             removed.append({"file": name, "bytes": size, "age_s": before_s + age_s - changed_s})

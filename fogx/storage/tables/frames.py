@@ -79,14 +79,17 @@ class FramesWriter:
         self._rows = 0
         self._groups = 0
 
-    def add(self, episode_id: str, feature: str, blobs: Sequence[bytes], times: np.ndarray | None) -> None:
-        """Append all frames of one feature of one episode.
+    def add(
+        self, episode_id: str, feature: str, blobs: Sequence[bytes], times: np.ndarray | None, *, first_frame: int = 0
+    ) -> None:
+        """Append frames of one feature of one episode.
 
         Args:
             episode_id: The episode.
             feature: The feature.
-            blobs: Encoded values in order; their position is the frame number.
+            blobs: Encoded values in order of their frame number.
             times: `(N,)` int64 ns, or `None`.
+            first_frame: Number of the first.
         """
         first = 0
         while first < len(blobs):
@@ -95,7 +98,8 @@ class FramesWriter:
                 size += len(blobs[stop])
                 stop += 1
             part = None if times is None else times[first:stop]
-            self._open.append(_Run(episode_id, feature, first, self._groups, self._rows, list(blobs[first:stop]), part))
+            number = first_frame + first
+            self._open.append(_Run(episode_id, feature, number, self._groups, self._rows, list(blobs[first:stop]), part))
             self._bytes += size
             self._rows += stop - first
             if self._bytes >= ROW_GROUP_BYTES or self._rows >= ROW_GROUP_ROWS:

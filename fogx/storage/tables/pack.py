@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +18,25 @@ from fogx.storage.tables.digest import checksum, digest
 from fogx.storage.tables.frames import FramesWriter
 from fogx.storage.tables.index import IndexRow, write_index, write_schema
 from fogx.storage.tables.nested import split_metadata
-from fogx.storage.tables.places import StepsPlace
+from fogx.storage.tables.places import FramesPlace, StepsPlace
 from fogx.storage.tables.segments import write_segments
 from fogx.storage.tables.steps import StepsWriter
 
 FRAMES_FILE_BYTES = 512 << 20
 """A `frames` file is closed, and the next begun, past this size."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """The first frames of an episode, written and synced while it was still recorded; no commit names them yet.
+
+    Args:
+        places: Where they lie, of each feature from frame 0 on without a gap.
+        began: Runs since the first of their files was begun.
+    """
+
+    places: Sequence[FramesPlace]
+    began: Stopwatch
 
 
 @dataclass
@@ -72,18 +86,21 @@ class EpisodePacker:
         self._pending: list[_Pending] = []
         self._began = Stopwatch()
 
-    def add(self, episode_id: str, data: EpisodeData, kept: IndexRow | None = None) -> None:
+    def add(self, episode_id: str, data: EpisodeData, kept: IndexRow | None = None, sealed: Sealed | None = None) -> None:
         """Append one episode; its arrays are not needed afterwards.
 
         Args:
             episode_id: Its id.
             data: The episode.
             kept: Where it lies already: its frames are not written again, nor its samples where they are there whole.
+            sealed: Frames that are written already; in the columns of `data` anything may stand for them.
 
         Raises:
             StorageError: It could not be written; nothing of it is visible.
         """
         with self._store.writing(f"episode {episode_id}"):
+            if sealed is not None:
+                self._take(episode_id, sealed)
             self._add(episode_id, data, kept)
 
     def close(self) -> Packed:
@@ -94,6 +111,12 @@ class EpisodePacker:
         """
         with self._store.writing(f"{len(self._pending)} episodes"):
             return self._close()
+
+    def _take(self, episode_id: str, sealed: Sealed) -> None:
+        self._places[episode_id] = list(sealed.places)
+        # By its age `vacuum` tells a leftover; what is about to be committed is none.
+        if not self._store.touch({place.file for place in sealed.places}):
+            self._began = sealed.began
 
     def _add(self, episode_id: str, data: EpisodeData, kept: IndexRow | None) -> None:
         schema, samples = data.schema, data.samples
@@ -154,10 +177,10 @@ class EpisodePacker:
                 p.episode_id,
                 p.data.schema.schema_id,
                 p.data.num_steps,
-                checksum(p.digest, self._places.get(p.episode_id, [])),
+                checksum(p.digest, places := self._places_of(p.episode_id)),
                 p.partial,
                 [p.place] if p.place.num_rows else [],
-                self._places.get(p.episode_id, []),
+                places,
                 p.nested,
                 p.stats,
                 p.streams,
@@ -186,8 +209,10 @@ class EpisodePacker:
         if self._frames is None:
             self._frames = FramesWriter(self._store, self._partition)
             self._files.append(self._frames.pointer)
-        steps = range(len(column.values)) if column.valid is None else np.flatnonzero(column.valid)
-        self._frames.add(episode_id, name, [column.values[i] for i in steps], None if times is None else times[steps])
+        there = sum(len(place.lengths) for place in self._places.get(episode_id, ()) if place.feature == name)
+        steps = np.flatnonzero(column.mask)[there:]
+        blobs = [column.values[i] for i in steps]
+        self._frames.add(episode_id, name, blobs, None if times is None else times[steps], first_frame=there)
         if self._frames.num_bytes >= FRAMES_FILE_BYTES:
             self._roll_frames()
 
@@ -196,6 +221,9 @@ class EpisodePacker:
             for episode_id, places in self._frames.close().items():
                 self._places.setdefault(episode_id, []).extend(places)
             self._frames = None
+
+    def _places_of(self, episode_id: str) -> list[FramesPlace]:
+        return sorted(self._places.get(episode_id, []), key=lambda place: (place.feature, place.first_frame))
 
     def _row(self, pending: _Pending, index_file: str, position: int) -> dict[str, Any]:
         data, times = pending.data, pending.data.timestamps_ns
