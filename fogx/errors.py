@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FogxError(Exception):
@@ -33,6 +33,19 @@ class FormatVersionError(FogxError, RuntimeError):
 
 class FeatureError(FogxError, ValueError):
     """A value, dtype, shape or declaration of a feature does not fit."""
+
+
+class AlignmentError(FeatureError):
+    """A policy does not fit the features that there are.
+
+    Args:
+        message: What does not fit.
+        features: Names of the features that it says too much of.
+    """
+
+    def __init__(self, message: str, features: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.features = tuple(features)
 
 
 class TooManyStepsError(FeatureError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -153,6 +153,15 @@ class Align:
         # Copies that nobody changes: an episode keeps the policy that it was given.
         object.__setattr__(self, "features", MappingProxyType(dict(self.features)))
         object.__setattr__(self, "latency_s", MappingProxyType(late))
+
+    def without(self, names: Collection[str]) -> Align:
+        """Return the policy that says nothing of some features."""
+        return replace(
+            self,
+            reference=None if self.reference in names else self.reference,
+            features={name: policy for name, policy in self.features.items() if name not in names},
+            latency_s={name: late for name, late in self.latency_s.items() if name not in names},
+        )
 
     @property
     def says_clock(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fogx.align.clocks import set_back
 from fogx.align.policy import INTERPOLATING, Align, Policy
-from fogx.errors import FeatureError, TooManyStepsError, did_you_mean, listing
+from fogx.errors import AlignmentError, TooManyStepsError, did_you_mean, listing
 
 NEVER = np.iinfo(np.int64).min
 """The age where a feature has no sample at all that a step could take."""
@@ -90,7 +90,7 @@ def align(streams: Mapping[str, Stream], policy: Align | None = None) -> Steps:
         policy: `None` for the defaults; see `Align`.
 
     Raises:
-        FeatureError: A policy for a feature that there is not, or one that the feature's values do not allow.
+        AlignmentError: A policy for a feature that there is not, or one that the feature's values do not allow.
         TooManyStepsError: `rate_hz` makes more than `MANY_STEPS` steps of few samples, because a stamp lies far from all others.
     """
     policy = policy or Align()
@@ -176,20 +176,21 @@ def _rate(stamps_ns: np.ndarray) -> str:
 
 
 def _check(streams: Mapping[str, Stream], policy: Align) -> None:
-    named = [*policy.features, *policy.latency_s, *([policy.reference] if policy.reference else [])]
-    for name in named:
+    wrong: dict[str, str] = {}
+    for name in [*([policy.reference] if policy.reference else []), *policy.features, *policy.latency_s]:
         if name not in streams:
-            raise FeatureError(
-                f"align: there is no feature {name!r}; there are {listing(sorted(streams))}.{did_you_mean(name, streams)}"
-            )
-    for name, stream in streams.items():
-        kind = policy.features.get(name, policy.default or Policy("hold")).kind
-        chosen = name in policy.features
-        if kind in INTERPOLATING and chosen and (stream.values is None or stream.values.dtype.kind != "f"):
-            what = "images or text" if stream.values is None else f"{stream.values.dtype}"
-            raise FeatureError(f"align: feature {name!r} holds {what}, {kind} is for floats; give fox.hold() or fox.nearest().")
-        if kind == "slerp" and chosen and stream.values is not None and stream.values.shape[-1:] != (4,):
-            raise FeatureError(f"align: feature {name!r} has shape {stream.values.shape[1:]}, slerp is for quaternions (…, 4).")
+            wrong[name] = f"there is no feature {name!r}; there are {listing(sorted(streams))}.{did_you_mean(name, streams)}"
+    for name, chosen in policy.features.items():
+        if name in wrong or chosen.kind not in INTERPOLATING:
+            continue
+        values = streams[name].values
+        if values is None or values.dtype.kind != "f":
+            what = "images or text" if values is None else f"{values.dtype}"
+            wrong[name] = f"feature {name!r} holds {what}, {chosen.kind} is for floats; give fox.hold() or fox.nearest()."
+        elif chosen.kind == "slerp" and values.shape[-1:] != (4,):
+            wrong[name] = f"feature {name!r} has shape {values.shape[1:]}, slerp is for quaternions (…, 4)."
+    if wrong:
+        raise AlignmentError("align: " + " ".join(wrong.values()), list(wrong))
 
 
 def _cuts(streams: Mapping[str, Stream], times: Mapping[str, np.ndarray]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,13 +102,6 @@ def check_align(chosen: Chosen, policy: Any, *, stored: bool = False) -> None:
         )
 
 
-def _fitting(policy: Align, schema: Schema) -> Align:
-    """Return a policy without what it says of features that an episode has not."""
-    features = {name: own for name, own in policy.features.items() if name in schema.features}
-    latency_s = {name: late for name, late in policy.latency_s.items() if name in schema.features}
-    return replace(policy, features=features, latency_s=latency_s)
-
-
 def make_anew(samples: Samples, index: IndexRow, schema: Schema, policy: Align, *, keep: bool = False) -> Aligned:
     """Align the samples of an episode; an error names it.
 
@@ -116,7 +109,7 @@ def make_anew(samples: Samples, index: IndexRow, schema: Schema, policy: Align, 
         FeatureError: The policy does not fit the features, or would make too many steps.
     """
     try:
-        return aligned(schema, samples, _fitting(policy, schema), keep=keep)
+        return aligned(schema, samples, policy.without({*policy.features, *policy.latency_s} - set(schema)), keep=keep)
     except FeatureError as error:
         raise type(error)(f"episode {index.episode_id}: {error}") from None
 

@@ -21,6 +21,7 @@ from fogx.align.columns import aligned
 from fogx.align.policy import Align
 from fogx.align.steps import fast_clock, many_gaps
 from fogx.errors import (
+    AlignmentError,
     EpisodeClosedError,
     FeatureError,
     FogxError,
@@ -581,12 +582,19 @@ class Episode:
         sent = {name: channel.column(len(stamps)) for name, channel in held.channels.items()}
         policy, samples, told = self._align or Align(), Samples(sent, stamps, received, {}), list[str | None]()
         schema = held.schema()
-        try:
-            made = aligned(schema, samples, policy)
-        except TooManyStepsError as error:  # one stray stamp must not keep a take from being saved
-            policy = replace(policy, rate_hz=None)
-            made = aligned(schema, samples, policy)
-            told.append(f"{error} The steps were made without rate_hz=, and every sample is kept.")
+        made = None
+        while made is None:  # a policy that does not fit what came must not keep a take from being saved
+            try:
+                made = aligned(schema, samples, policy)
+            except TooManyStepsError as error:
+                policy = replace(policy, rate_hz=None)
+                told.append(f"{error} The steps were made without rate_hz=, and every sample is kept.")
+            except AlignmentError as error:
+                policy = policy.without(error.features)
+                told.append(
+                    f"{error} The steps were made without what align= says of {listing(map(repr, error.features))}; every sample is "
+                    "kept, so dataset.realign() can make others."
+                )
         told += [None if policy.says_clock else fast_clock(made.streams, made.steps)]
         told += [many_gaps(made.streams, made.steps, policy)]
         if cuts := made.steps.cuts:

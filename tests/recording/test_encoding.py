@@ -91,6 +91,7 @@ def test_changing_an_image_after_add_changes_nothing(sink, gate):
     assert [shown(blob) for blob in sink.sealed[0].columns["image"].values] == [7, 7, 7]
 
 
+@pytest.mark.filterwarnings("ignore:.*are missing after alignment:UserWarning")  # all come within one thread's turn
 def test_add_waits_for_room_while_others_go_on(sink, gate, monkeypatch):
     monkeypatch.setattr(encoding, "QUEUE_VALUES", 2)
     episode = sink.episode(align=fox.Align(reference="image"))

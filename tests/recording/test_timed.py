@@ -229,14 +229,22 @@ def test_some_values_with_a_time_and_some_without(dataset):
     episode.discard()
 
 
-def test_a_policy_that_does_not_fit_leaves_the_episode_open(dataset):
-    episode = dataset.new_episode(align=fox.Align(reference="camera"))
-    episode.add("cam", image(1), 0)
-    with pytest.raises(FeatureError, match=r"no feature 'camera'; there are cam\. Did you mean 'cam'"):
+def test_a_policy_that_does_not_fit_keeps_no_take_from_being_saved(dataset):
+    policy = fox.Align(reference="camera", features={"count": fox.linear(), "state": fox.nearest()}, latency_s={"arm": 0.1})
+    episode = dataset.new_episode(align=policy)
+    for i in range(20):
+        episode.add("cam", image(i), 20 * i * MS)
+        episode.add("count", i, 20 * i * MS)
+        episode.add("state", float(i), 20 * i * MS + 9 * MS)
+    with pytest.warns(
+        UserWarning, match=r"no feature 'camera'.*Did you mean 'cam'.*'count' holds int64.*says of 'camera', 'arm', 'count'"
+    ):
         episode.close()
-    assert not episode.closed
-    episode.add("camera", image(1), 0)
-    episode.close()
+    data = stored(dataset)
+    assert data.columns["state"].values.tolist() == list(range(20))  # nearest, as was said: a held one would come a step late
+    assert data.columns["count"].values.tolist() == list(range(20))
+    (view,) = dataset
+    assert dataset.realign(align=fox.Align(reference="state")) == [view.episode_id]
 
 
 def test_a_clock_that_is_set_back_is_told(dataset):
