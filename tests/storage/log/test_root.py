@@ -67,10 +67,14 @@ def test_a_note_of_no_checkpoint_hides_no_entry(tmp_path):
     store = _long_log(tmp_path)
     (tmp_path / roots.LOG_FOLDER / roots.checkpoint(20)).unlink()
     (tmp_path / roots.LOG_FOLDER / roots.entry(5)).write_bytes(b" " * (1 << 20))
+    before = config().memory_mb
     config(memory_mb=2)
-    for version in (None, 22):
-        with pytest.raises(CorruptDataError, match=r"24 log entries|23 log entries"):
-            roots.open_table(store, version)
+    try:
+        for version in (None, 22):
+            with pytest.raises(CorruptDataError, match="24 log entries"):
+                roots.open_table(store, version)
+    finally:
+        config(memory_mb=before)
 
 
 def test_a_folder_without_a_log_is_no_dataset(tmp_path):
