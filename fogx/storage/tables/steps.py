@@ -75,7 +75,7 @@ class StepsWriter:
         if self._rows and self._rows + rows > ROW_GROUP_ROWS:
             self._flush()
         place = StepsPlace(self.pointer, self._groups, self._rows, rows)
-        own = [pa.array([episode_id] * rows, pa.string()), pa.array(np.arange(rows, dtype=np.int64))]
+        own = [pa.repeat(episode_id, rows), pa.array(np.arange(rows, dtype=np.int64))]
         own += [pa.nulls(rows, pa.int64()) if times is None else pa.array(times, pa.int64()) for times in times_ns]
         features = [
             frame_numbers(columns[name]) if feature.in_frames else to_arrow(columns[name], feature)
@@ -83,6 +83,8 @@ class StepsWriter:
         ]
         self._tables.append(pa.Table.from_arrays(own + features, schema=self._arrow))
         self._rows += rows
+        if self._rows >= ROW_GROUP_ROWS:
+            self._flush()  # a long episode is not held until the last one
         return place
 
     def close(self) -> None:
