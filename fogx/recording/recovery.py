@@ -120,19 +120,19 @@ def recover(
             continue
         journal = Journal(path, handle, os.fstat(handle).st_size)
         size = os.fstat(handle).st_size + sum(os.path.getsize(part) for part in left.parts().values())
-        outcome = "left"
         try:
+            # Between the commit and the removal of its journal a process may die too.
+            saved = not dry_run and writable().holds(left.episode_id)
             with readable(path):
-                taken = Taken(store, left, dataset, only_count=discard or dry_run)
+                taken = Taken(store, left, dataset, only_count=discard or dry_run or saved)
+            outcome = "left" if dry_run else "saved before" if saved else "discarded" if discard else ""
+            outcome = outcome or _saved(store, writable, dataset, taken, journal)
             if not dry_run:
-                outcome = _done(store, writable, dataset, taken, journal, discard=discard)
-                journal.close(remove=True)
+                _remove(store, taken, journal, outcome)
         finally:
             journal.close(remove=False)
-        rows.append(
-            {"episode_id": left.episode_id, "began": taken.began, "values": taken.count, "bytes": size, "unread": left.unread}
-        )
-        rows[-1]["outcome"] = outcome
+        row = {"episode_id": left.episode_id, "began": taken.began, "values": taken.count, "bytes": size, "unread": left.unread}
+        rows.append({**row, "outcome": outcome})
     if not dry_run:
         _tidy(folder)
     return pd.DataFrame(rows, columns=["episode_id", "began", "values", "bytes", "unread", "outcome"])
@@ -260,6 +260,7 @@ class Taken:
                 known = self._numbers.of(np.array(mine)).tolist()
                 channel = self._begun(name, feature)
                 self._catch_up(name, known[0])
+                self.held.frames.encoding.drain()
                 if whole and min(known) >= 0 and len(channel) == self.held.frames.line(name, feature).sealed == place.first_frame:
                     self._catch_up(name, known[-1], drop=True)
                     self.held.frames.adopt(name, feature, known, place)
@@ -352,30 +353,28 @@ class _Numbers:
         return np.where((inside >= 0) & (inside < counts[run]), (np.cumsum(counts) - counts)[run] + inside, -1)
 
 
-def _done(
-    store: Store, writable: Callable[[], EpisodeLog], dataset: str, taken: Taken, journal: Journal, *, discard: bool
-) -> str:
-    """Save an episode, unless it was saved already and only its journal not removed, or drop it; return what was done."""
-    left, used = taken.left, set[str]()
-    if not (discard and not left.files) and writable().holds(left.episode_id):
-        outcome, used = "saved before", left.files
-    elif discard:
-        outcome = "discarded"
-    elif not taken.count:
-        outcome = "empty"
-    else:
-        outcome, used = "saved", taken.used
-        save = functools.partial(seal, store, writable, dataset, left.episode_id)
-        with readable(left.path):
-            align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
-            episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
-            episode.take_back(taken.held, taken.steps(), journal, left.segments.values())
-        episode.close({"interrupted": "process died"})
+def _saved(store: Store, writable: Callable[[], EpisodeLog], dataset: str, taken: Taken, journal: Journal) -> str:
+    """Save an episode, and return whether there was one."""
+    left = taken.left
+    if not taken.count:
+        return "empty"
+    save = functools.partial(seal, store, writable, dataset, left.episode_id)
+    with readable(left.path):
+        align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
+        episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
+        episode.take_back(taken.held, taken.steps(), journal, left.segments.values())
+    episode.close({"interrupted": "process died"})
+    return "saved"
+
+
+def _remove(store: Store, taken: Taken, journal: Journal, outcome: str) -> None:
+    """Remove a journal, and the sealed files that no commit names."""
+    left = taken.left
+    unused = set() if outcome == "saved before" else left.files - taken.used
     for part in left.parts().values():
         os.unlink(part)
     journal.close(remove=True)
-    store.remove(left.files - used)
-    return outcome
+    store.remove(unused)
 
 
 def _tidy(folder: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,9 @@ from fogx.storage.tables.nested import split_metadata
 from fogx.storage.tables.places import FramesPlace, StepsPlace
 from fogx.storage.tables.segments import write_segments
 from fogx.storage.tables.steps import StepsWriter
+
+_PIECE = 100_000
+"""Steps that are counted at once."""
 
 FRAMES_FILE_BYTES = 512 << 20
 """A `frames` file is closed, and the next begun, past this size."""
@@ -246,10 +250,19 @@ class EpisodePacker:
         }
 
 
+def _counted(column: Column) -> FeatureStats:
+    """Return the statistics of a column; of a long one piece by piece, since counting takes several times its memory."""
+    pieces = (
+        FeatureStats.of(column.values[i : i + _PIECE], None if column.valid is None else column.valid[i : i + _PIECE])
+        for i in range(0, max(len(column.values), 1), _PIECE)
+    )
+    return functools.reduce(FeatureStats.merge, pieces)
+
+
 def statistics(data: EpisodeData) -> dict[str, FeatureStats]:
     """Return the statistics of every feature that has some: numbers kept in `steps`, of one shape that is not empty."""
     return {
-        name: FeatureStats.of(data.columns[name].values, data.columns[name].valid)
+        name: _counted(data.columns[name])
         for name, feature in data.schema.items()
         if feature.dtype in NUMERIC_DTYPES
         and not feature.in_frames

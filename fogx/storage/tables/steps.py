@@ -86,6 +86,8 @@ class StepsWriter:
         times = dict(zip(("timestamp_ns", RECEIVED), times_ns, strict=False))
         self._tables.append(steps_table(self._arrow, self._schema, episode_id, columns, rows, times, self._in_steps))
         self._rows += rows
+        if self._rows >= ROW_GROUP_ROWS:
+            self._flush()  # a long episode is not held until the last one
         return place
 
     def close(self) -> None:
@@ -129,7 +131,7 @@ def steps_table(
 
     def array(name: str) -> pa.Array:
         if name == "episode_id":
-            return pa.array([episode_id] * rows, pa.string())
+            return pa.repeat(episode_id, rows)
         if name == "step_index":
             return pa.array(np.arange(rows, dtype=np.int64))
         if name in times_ns:
