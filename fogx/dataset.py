@@ -205,8 +205,9 @@ class Dataset:
 
         Returns:
             One row for each: `episode_id`, `began`, `values`, `bytes`, `unread` (bytes that were damaged), `outcome`: `recording`
-            (its process lives), `left` (in a dry run), `saved`, `saved before`, `discarded` or `empty`. Those that are saved have the
-            metadata `interrupted` = `"process died"`.
+            (its process lives), `left` (in a dry run), `saved`, `saved before`, `discarded`, `empty`, or `unreadable`: that journal is
+            damaged, nothing of it can be saved, and it stays until it is discarded. Those that are saved have the metadata
+            `interrupted` = `"process died"`.
 
         Raises:
             StorageError: They could not be saved; the journals stay.

@@ -93,11 +93,13 @@ class ChunkReader:
 
     Attributes:
         unread: Bytes that could not be read so far: chunks whose CRC is wrong, and what stands after the last whole one.
+        damaged: Whether more is wrong than an end that was not written whole.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.unread = 0
+        self.damaged = False
         self._size = 0
 
     def __iter__(self) -> Iterator[list[Entry]]:
@@ -105,7 +107,7 @@ class ChunkReader:
             size = os.fstat(file.fileno()).st_size
             good = len(_MAGIC)
             if file.read(len(_MAGIC)) != _MAGIC:
-                self.unread = size
+                self.unread, self.damaged = size, size >= len(_MAGIC)
                 return
             bounded = cast(IO[bytes], _Bounded(file, size))
             records = StreamReader(bounded, skip_magic=True, emit_chunks=True, record_size_limit=size).records
@@ -131,6 +133,7 @@ class ChunkReader:
     def refuse(self) -> None:
         """Count the chunk that was read last among what could not be read."""
         self.unread += self._size
+        self.damaged = True
 
 
 def _entries(chunk: Chunk) -> list[Entry]:

@@ -10,7 +10,7 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +37,9 @@ from fogx.storage.tables.places import FramesPlace
 
 logger = logging.getLogger("fogx")
 
+UNREADABLE_JOURNAL = "unreadable"
+"""The outcome of a journal that stays: of what it holds nothing can be read."""
+
 _PART = re.compile(r"(.+)\.frames-(\d+)" + re.escape(SUFFIX))
 
 
@@ -50,6 +53,7 @@ class Left:
         metadata: Episode metadata that was given.
         segments: Number → segment of those that were begun.
         unread: Bytes that could not be read.
+        damaged: Whether these are more than an end that was not written whole.
         sealed: What was told of sealed files, in order.
     """
 
@@ -58,6 +62,7 @@ class Left:
     metadata: dict[str, Any] = field(default_factory=dict)
     segments: dict[int, Mark] = field(default_factory=dict)
     unread: int = 0
+    damaged: bool = False
     sealed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -120,19 +125,24 @@ def recover(
             continue
         journal = Journal(path, handle, os.fstat(handle).st_size)
         size = os.fstat(handle).st_size + sum(os.path.getsize(part) for part in left.parts().values())
-        try:
+        with ExitStack() as stack:
+            stack.callback(journal.close, remove=False)
             # Between the commit and the removal of its journal a process may die too.
             saved = not dry_run and writable().holds(left.episode_id)
-            with readable(path):
-                taken = Taken(store, left, dataset, only_count=discard or dry_run or saved)
-            outcome = "left" if dry_run else "saved before" if saved else "discarded" if discard else ""
-            outcome = outcome or _saved(store, writable, dataset, taken, journal)
-            if not dry_run:
-                _remove(store, taken, journal, outcome)
-        finally:
-            journal.close(remove=False)
-        row = {"episode_id": left.episode_id, "began": taken.began, "values": taken.count, "bytes": size, "unread": left.unread}
-        rows.append({**row, "outcome": outcome})
+            try:
+                with readable(path):
+                    taken = Taken(store, left, dataset, only_count=discard or dry_run or saved)
+                outcome = "left" if dry_run else "saved before" if saved else "discarded" if discard else ""
+                outcome = outcome or _saved(store, writable, dataset, taken, journal)
+                if outcome not in ("left", UNREADABLE_JOURNAL):
+                    _remove(store, left, journal, left.files if outcome == "saved before" else taken.used)
+                row = {"began": taken.began, "values": taken.count, "unread": left.unread, "outcome": outcome}
+            except CorruptDataError as error:  # it does not keep those after it from being saved
+                logger.warning("%s cannot be read: %s", path, error)
+                row = {"unread": size, "outcome": "discarded" if discard else UNREADABLE_JOURNAL}
+                if discard:
+                    _remove(store, left, journal, set())
+        rows.append({"episode_id": left.episode_id, "bytes": size, **row})
     if not dry_run:
         _tidy(folder)
     return pd.DataFrame(rows, columns=["episode_id", "began", "values", "bytes", "unread", "outcome"])
@@ -156,6 +166,7 @@ def read(left: Left) -> Iterator[Rows | Values]:
             continue
         yield from found
     left.unread += reader.unread
+    left.damaged |= reader.damaged
 
 
 def _note(left: Left, event: dict[str, Any]) -> None:
@@ -292,6 +303,7 @@ class Taken:
                 if entry.feature is not None:
                     self._frame(entry.topic, entry.feature, entry.number, entry.data)
         self.left.unread += reader.unread
+        self.left.damaged |= reader.damaged
 
     def _frame(self, name: str, feature: Feature, row: int, data: bytes) -> None:
         known = int(self._numbers.of(np.array([row]))[0])
@@ -357,7 +369,7 @@ def _saved(store: Store, writable: Callable[[], EpisodeLog], dataset: str, taken
     """Save an episode, and return whether there was one."""
     left = taken.left
     if not taken.count:
-        return "empty"
+        return UNREADABLE_JOURNAL if left.damaged else "empty"
     save = functools.partial(seal, store, writable, dataset, left.episode_id)
     with readable(left.path):
         align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
@@ -367,14 +379,12 @@ def _saved(store: Store, writable: Callable[[], EpisodeLog], dataset: str, taken
     return "saved"
 
 
-def _remove(store: Store, taken: Taken, journal: Journal, outcome: str) -> None:
-    """Remove a journal, and the sealed files that no commit names."""
-    left = taken.left
-    unused = set() if outcome == "saved before" else left.files - taken.used
+def _remove(store: Store, left: Left, journal: Journal, kept: set[str]) -> None:
+    """Remove a journal, and the sealed files but those that a commit names."""
     for part in left.parts().values():
         os.unlink(part)
     journal.close(remove=True)
-    store.remove(unused)
+    store.remove(left.files - kept)
 
 
 def _tidy(folder: str) -> None:

@@ -267,6 +267,23 @@ def test_a_failed_fsync_is_written_again(tmp_path, monkeypatch):
     assert read_all(journal.path)[0] == [1]
 
 
+def test_a_journal_of_which_nothing_can_be_read_stays_and_stops_no_other(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    paths = []
+    for _ in range(2):
+        left_behind(dataset, lambda episode: episode.add("a", 1))
+        paths += sorted(set((tmp_path / "lab" / "journals").iterdir()) - set(paths))
+    damaged = bytearray(paths[0].read_bytes())
+    damaged[3] ^= 1
+    paths[0].write_bytes(damaged)
+    found = dataset.recover()
+    assert found["outcome"].tolist() == ["unreadable", "saved"]
+    assert found["unread"].tolist() == [len(damaged), 0]
+    assert paths[0].read_bytes() == damaged
+    assert dataset.recover(discard=True)["outcome"].tolist() == ["discarded"]
+    assert not paths[0].exists()
+
+
 def test_foxglove_s_own_reader_opens_it(tmp_path):
     path, _, values, _ = small_journal(tmp_path)
     topics, count = set(), 0
@@ -358,15 +375,15 @@ def test_a_folder_of_journals_that_is_a_link_out_of_the_root(tmp_path):
     assert not os.listdir(tmp_path / "elsewhere")
 
 
-def test_a_journal_that_contradicts_itself_is_told_and_kept(tmp_path):
+def test_a_journal_that_contradicts_itself_is_told_and_kept(tmp_path, caplog):
     dataset = fox.Dataset(tmp_path / "lab")
     with dataset.new_episode() as episode:
         episode.add("a", 1)
     journal = Journal.create(str(tmp_path / "lab" / "journals"), "0" * 32, {"rate_hz": -1}, {})
     News(journal).values.append(1)
     journal.close(remove=False)
-    with pytest.raises(CorruptDataError, match=r"0\.mcap|alignment"):
-        fox.Dataset(dataset.path).recover()
+    assert fox.Dataset(dataset.path).recover()["outcome"].tolist() == ["unreadable"]
+    assert f"{'0' * 32}.mcap cannot be read: no alignment that fogx writes" in caplog.text
     assert len(os.listdir(tmp_path / "lab" / "journals")) == 1
     assert fox.Dataset(dataset.path).recover(discard=True)["outcome"].tolist() == ["discarded"]
 
