@@ -503,7 +503,7 @@ class Dataset:
         Args:
             deep: Also read all values: page checksums, frames, the checksums of episodes, statistics; decode every image.
         """
-        return check(self.path, deep=deep, storage_options=self._roots.write.store.options.for_fsspec())
+        return check(self.path, deep=deep, storage_options=self._roots.write.store.options.given)
 
     def repair(self, *, dry_run: bool = False) -> pd.DataFrame:
         """Set damage of the write root aside, save what can be saved, and return what was done; this handle is refreshed.
@@ -517,7 +517,7 @@ class Dataset:
             ReadOnlyError: The handle is read-only.
         """
         self._roots.write.check_writable()
-        done = repair(self.path, dry_run=dry_run, storage_options=self._roots.write.store.options.for_fsspec())
+        done = repair(self.path, dry_run=dry_run, storage_options=self._roots.write.store.options.given)
         self.refresh()
         return done
 

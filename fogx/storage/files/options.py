@@ -72,6 +72,11 @@ class StorageOptions:
             result._check_s3(root)
         return result
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the user gave."""
+        return dict(self._options)
+
     def for_fsspec(self) -> dict[str, Any]:
         """Return the keyword arguments of an fsspec file system."""
         if self._protocol != "s3":
