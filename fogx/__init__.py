@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fogx.jobs.check import check as check
     from fogx.jobs.repair import repair as repair
     from fogx.settings import config as config
+    from fogx.training.normalize import Normalizer as Normalizer
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _WHERE = {
     "Dataset": "fogx.dataset",
     "Feature": "fogx.feature",
     "FogxError": "fogx.errors",
+    "Normalizer": "fogx.training.normalize",
     "check": "fogx.jobs.check",
     "config": "fogx.settings",
     "repair": "fogx.jobs.repair",
@@ -45,6 +47,7 @@ __all__ = [
     "Dataset",
     "Feature",
     "FogxError",
+    "Normalizer",
     "__version__",
     "check",
     "config",

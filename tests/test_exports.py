@@ -17,6 +17,7 @@ def test_the_public_names() -> None:
         "Dataset",
         "Feature",
         "FogxError",
+        "Normalizer",
         "__version__",
         "check",
         "config",
