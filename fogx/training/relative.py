@@ -44,10 +44,10 @@ class Relative:
         """
         result = dict(values)
         for action, state in self.pairs.items():
-            moved = self._shifted(action, values[action], -self.state(state, values[state]))
+            moved = self._shifted(action, values[action], -self._at_step(state, values[state]))
             masks = [values[f"{action}_is_valid"]] if f"{action}_is_valid" in values else []
             if f"{state}_is_valid" in values:
-                masks.append(self.state(state, values[f"{state}_is_valid"]))
+                masks.append(self._at_step(state, values[f"{state}_is_valid"]))
             if masks:
                 lead = moved.shape[: moved.ndim - len(self._shapes[action][0])]
                 valid = np.ones(lead, dtype=bool)
@@ -58,9 +58,14 @@ class Relative:
             result[action] = moved
         return result
 
-    def state(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Return what a state, or its mask, is at the items' own steps: `(B, ...)` without its window."""
-        return values[:, self.at[name]] if name in self.at else values
+    def states(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the states that the actions of a batch of one item are relative to, `shape` each, where it has them."""
+        result = {}
+        for state in self.pairs.values():
+            valid = values.get(f"{state}_is_valid")
+            if valid is None or self._at_step(state, valid)[0]:
+                result[state] = self._at_step(state, values[state])[0]
+        return result
 
     def absolute(self, values: Mapping[str, np.ndarray], states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return relative actions as they were, up to rounding; other features stay as they are.
@@ -79,9 +84,13 @@ class Relative:
                 if given.shape[given.ndim - len(shape) :] != shape:
                     raise FeatureError(f"{action!r} has shape {given.shape}; wanted is {shape}, axes before it free.")
                 if state not in states:
-                    raise FeatureError(f"{action!r} is relative to {state!r}, and there is no state yet; observe a step first.")
+                    raise FeatureError(f"{action!r} is relative to {state!r}, and the last step has none; observe a step that has.")
                 result[action] = self._shifted(action, given, np.asarray(states[state]))
         return result
+
+    def _at_step(self, state: str, values: np.ndarray) -> np.ndarray:
+        """Return what a state, or its mask, is at the items' own steps: `(B, ...)` without its window."""
+        return values[:, self.at[state]] if state in self.at else values
 
     def _shifted(self, action: str, values: np.ndarray, by: np.ndarray) -> np.ndarray:
         shape, state_shape = self._shapes[action]

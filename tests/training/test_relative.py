@@ -103,7 +103,7 @@ def test_names_that_items_do_not_have_are_an_error():
 
 def test_an_answer_before_a_state_or_of_another_shape_is_an_error():
     relative = Relative({"action": "state"}, features())
-    with pytest.raises(FeatureError, match="relative to 'state', and there is no state yet"):
+    with pytest.raises(FeatureError, match="relative to 'state', and the last step has none"):
         relative.absolute({"action": np.zeros(7)}, {})
     with pytest.raises(FeatureError, match=r"'action' has shape \(6,\); wanted is \(7,\)"):
         relative.absolute({"action": np.zeros(6)}, {"state": np.zeros(7)})
