@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
+from fogx.errors import FogxError
+from fogx.feature import NUMERIC_DTYPES
 from fogx.stats import MAX_ELEMENTS, FeatureStats
+from fogx.training.cache import STATISTICS, cache_folder
+from fogx.training.items import Batch, ItemReader
 from fogx.training.itemstats import PARTS, QUANTILES, ItemStats, Numbers
+from fogx.training.names import GOAL
+from fogx.training.relative import Relative
+from fogx.training.source import block_key
 
 EXACT_VALUES = 1 << 22
 """So many values of a feature are held to give exact quantiles; beyond them sketches do."""
@@ -19,7 +31,18 @@ ELEMENTWISE = 1024
 RANK_ERROR = 0.0133
 """Of sketches, in 99 of 100."""
 
+SAMPLE = 1000
+"""Items of which frames are counted."""
+
 MASKS = ("_is_pad", "_is_valid")
+
+_COUNTED = ("episode_id", "step_index", "timestamp", "episode_index", "index")
+"""What items say of themselves, which is no feature."""
+
+_AT_ONCE = 1024
+
+_FORMAT = 1
+"""Changes whenever statistics kept before would be others now."""
 
 
 class Description:
@@ -69,6 +92,82 @@ def describe(
     for batch in batches:
         description.add(batch)
     return description.result(num_items, num_episodes)
+
+
+def statistics_of(reader: ItemReader, stages: Sequence[Callable[[Batch], Batch]], *, whole: bool) -> ItemStats:
+    """Return statistics of items after the stages; see `StepDataset.stats`.
+
+    Args:
+        reader: Reads the items.
+        stages: What is done to each batch.
+        whole: Whether an item is a whole episode.
+    """
+    index = reader.index
+    num_items, num_episodes = len(index.anchors), int((index.anchors.counts > 0).sum())
+    images = [name for name in index.shown if index.features[name].is_image]
+    if any(not isinstance(stage, Relative) for stage in stages):
+        batches = (reader.episodes([n])[0] for n in range(len(index.episodes))) if whole else _batches(reader, range(num_items))
+        own = [*_COUNTED, *(GOAL + name for name in reader.spec.goals if name in index.shown)]
+        return describe(_staged(batches, stages, leave_out=set(own) - set(index.shown)), num_items, num_episodes, images)
+    path = os.path.join(cache_folder(), _key(reader, stages) + STATISTICS)
+    with suppress(FogxError, OSError):
+        return ItemStats.load(path)
+    needed = {name for stage in stages if isinstance(stage, Relative) for pair in stage.pairs.items() for name in pair}
+    far = [name for name in index.shown if index.features[name].in_frames and name not in needed]
+    near = [name for name in index.shown if name not in far and index.features[name].dtype in NUMERIC_DTYPES]
+    description = Description(images)
+    for batch in _staged(_batches(_of(reader, near), range(num_items)), stages):
+        description.add(batch)
+    for batch in _staged(_batches(_of(reader, far), _sample(num_items)), ()):
+        description.add(batch)
+    result = description.result(num_items, num_episodes)
+    with suppress(FogxError, OSError):  # a full disk: they are counted again next time
+        result.save(path)
+    return result
+
+
+def _of(reader: ItemReader, names: Sequence[str]) -> ItemReader:
+    """Return a reader of fewer features, from the same blocks."""
+    spec = replace(reader.spec, goals={}, language=None, keys=None)
+    return ItemReader(replace(reader.index, shown=list(names)), spec)
+
+
+def _batches(reader: ItemReader, items: Sequence[int]) -> Iterator[Batch]:
+    frames = any(reader.index.features[name].in_frames for name in reader.index.shown)
+    size = _AT_ONCE // 64 if frames else _AT_ONCE
+    for start in range(0, len(items) if reader.index.shown else 0, size):
+        yield reader.batch(items[start : start + size])
+
+
+def _staged(
+    batches: Iterable[Batch], stages: Sequence[Callable[[Batch], Batch]], leave_out: Collection[str] = _COUNTED
+) -> Iterator[Batch]:
+    for batch in batches:
+        for stage in stages:
+            batch = stage(batch)
+        yield {name: values for name, values in batch.items() if name not in leave_out}
+
+
+def _sample(num_items: int) -> Sequence[int]:
+    """Return up to `SAMPLE` items, evenly spaced."""
+    count = min(num_items, SAMPLE)
+    return [number * num_items // count for number in range(count)]
+
+
+def _key(reader: ItemReader, stages: Sequence[Callable[[Batch], Batch]]) -> str:
+    """Return 64 hex digits that change whenever the statistics would."""
+    index, spec = reader.index, reader.spec
+    relative = [[stage.pairs, stage.at] for stage in stages if isinstance(stage, Relative)]
+    windows = {name: repr(window) for name, window in spec.windows.items()}
+    told = [_FORMAT, windows, spec.pad, spec.dtype, spec.image_size, list(index.shown), sorted(index.validated), relative]
+    told += [[index.stored[name] for name in index.shown], index.anchors.every, EXACT_VALUES, ELEMENTWISE, SAMPLE]
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for number in range(index.num_blocks):
+        digest.update(block_key(index, number).encode())
+    chosen = np.zeros(0, np.int64) if index.anchors.chosen is None else index.anchors.chosen
+    for array in (index.order, index.anchors.counts, index.anchors.first, chosen):
+        digest.update(array.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _rows(values: np.ndarray, pad: np.ndarray | None, valid: np.ndarray | None) -> np.ndarray:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fogx.errors import FeatureError, FeatureNotFoundError, did_you_mean, listing
-from fogx.feature import role_of
+from fogx.feature import Feature, role_of
 from fogx.training.documents import parsing, read_document, write_document
 from fogx.training.itemstats import KIND as STATISTICS
 from fogx.training.itemstats import ItemStats, Numbers, dimensions
+from fogx.training.names import GOAL
 
 MODES = ("mean_std", "quantile", "min_max")
 KIND = "normalizer"
-_GOAL = "goal/"
 
 
 class Normalizer:
@@ -47,7 +47,7 @@ class Normalizer:
         self.features = tuple(
             name
             for name, numbers in stats.items()
-            if _is_mapped(name, numbers) and name.removeprefix(_GOAL) not in stats.keys() - {name}
+            if _is_mapped(name, numbers) and name.removeprefix(GOAL) not in stats.keys() - {name}
         )
         self._exclude: dict[str, frozenset[int]] = {}
         for name, given in (exclude or {}).items():
@@ -137,7 +137,7 @@ class Normalizer:
     def _each(self, values: Mapping[str, np.ndarray], mapped: Any) -> dict[str, np.ndarray]:
         result = dict(values)
         for name, given in values.items():
-            feature = name if name in self._maps else name.removeprefix(_GOAL)
+            feature = name if name in self._maps else name.removeprefix(GOAL)
             if feature not in self._maps:
                 continue
             array, shape = np.asarray(given), self.stats[feature].shape
@@ -149,8 +149,59 @@ class Normalizer:
         return result
 
 
+def chosen(
+    normalize: str | os.PathLike[str] | Normalizer | None,
+    exclude: Mapping[str, Sequence[int]] | None,
+    stats: Callable[[], ItemStats],
+    features: Mapping[str, Feature],
+) -> Normalizer | None:
+    """Return the normaliser that a user asks for.
+
+    Args:
+        normalize: A mode, a normaliser, the path of a saved one, or `None` for none.
+        exclude: As in `Normalizer`; `None` leaves a given normaliser as it is.
+        stats: Counts the items, where a mode is asked for.
+        features: What the features of the items are, as far as it is known.
+
+    Raises:
+        FeatureError: Nothing of these; `exclude` without a normaliser; statistics of another shape than items have.
+        FeatureNotFoundError: A given normaliser has no statistics of a feature that it should map.
+        DatasetNotFoundError, CorruptDataError, FormatVersionError: As in `Normalizer.load`.
+    """
+    if normalize is None:
+        if exclude is not None:
+            raise FeatureError(
+                f"exclude= says what is not normalised, and nothing is; give normalize=, one of: {listing(MODES)}."
+            )
+        return None
+    if isinstance(normalize, str) and (normalize in MODES or not os.path.exists(normalize)):
+        if normalize not in MODES:
+            hint = did_you_mean(normalize, MODES)
+            raise FeatureError(f"normalize={normalize!r:.200} is neither a file nor one of: {listing(MODES)}.{hint}")
+        return Normalizer(stats(), normalize, exclude)
+    if not isinstance(normalize, (str, os.PathLike, Normalizer)):
+        kind = type(normalize).__name__
+        raise FeatureError(f"normalize= is one of {listing(MODES)}, a fox.Normalizer or the path of one, found {kind}.")
+    found = normalize if isinstance(normalize, Normalizer) else Normalizer.load(normalize)
+    for name, feature in features.items():
+        if _has_range(name, str(feature.dtype)) and not (feature.is_image or feature.is_variable):
+            if name not in found.stats:
+                raise FeatureNotFoundError(
+                    f"the given normaliser has no statistics of {name!r}; it has: {listing(found.stats)}.{did_you_mean(name, found.stats)}"
+                )
+            if found.stats[name].shape not in ((), feature.shape):
+                raise FeatureError(
+                    f"the given normaliser has statistics of {name!r} of shape {found.stats[name].shape}; items have {feature.describe()}."
+                )
+    return found if exclude is None else Normalizer(found.stats, found.mode, exclude)
+
+
+def _has_range(name: str, dtype: str) -> bool:
+    return dtype.startswith("float") and role_of(name) in ("observation", "action")
+
+
 def _is_mapped(name: str, numbers: Numbers) -> bool:
-    return numbers.dtype.startswith("float") and not numbers.image and role_of(name) in ("observation", "action")
+    return _has_range(name, numbers.dtype) and not numbers.image
 
 
 def _map(name: str, numbers: Numbers, mode: str, left_alone: frozenset[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,23 +8,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fogx.errors import FeatureError, FeatureNotFoundError, FeatureTypeError, did_you_mean, listing
-from fogx.feature import Feature, fits_shape
+from fogx.feature import Feature, fits_shape, role_of
 from fogx.protocols import object_array
 from fogx.training.documents import parsing, read_document, write_document
 from fogx.training.images import channels_first, is_smooth, resized
-from fogx.training.names import lerobot_names
+from fogx.training.names import GOAL, LANGUAGE, lerobot_names
 from fogx.training.normalize import Normalizer
 from fogx.training.relative import Relative
-from fogx.training.values import blank, wanted_dtype, wanted_shape
+from fogx.training.values import nothing, wanted_dtype, wanted_shape
 from fogx.training.windows import StepWindow, TimeWindow, Window, as_window, step_positions, steps, time_positions
 
+if TYPE_CHECKING:
+    from fogx.training.index import TrainingIndex
+    from fogx.training.items import ItemSpec
+
 KIND = "online"
-GOAL = "goal/"
 
 _LOOSE = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}
 """Kind of a dtype → kinds of Python's numbers that may stand for it."""
@@ -283,6 +286,44 @@ class Online:
         return int(time_ns)
 
 
+def online_of(
+    index: TrainingIndex,
+    spec: ItemSpec,
+    stages: Sequence[Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]],
+    normalizer: Normalizer | None,
+) -> Online:
+    """Return what makes, of observations, the items of a training set without what a robot does not have.
+
+    Args:
+        index: The selection.
+        spec: What items are made of.
+        stages: What is done to each batch: at most one `Relative`, and at most one other.
+        normalizer: What is done last.
+
+    Raises:
+        FeatureError: A window of an observation reaches past the item's own step.
+    """
+    roles = {name: role_of(index.stored[name]) for name in index.shown}
+    inputs = {
+        name: Input(index.features[name], index.stored[name], spec.windows.get(name), name in index.validated)
+        for name, role in roles.items()
+        if role in ("observation", "language")
+    }
+    for name in spec.goals:
+        inputs[GOAL + name] = Input(index.features[name], GOAL + index.stored[name], None, name in index.validated)
+    if spec.language is not None:
+        inputs[LANGUAGE] = Input(Feature("str", ()), LANGUAGE)
+    others = [stage for stage in stages if not isinstance(stage, Relative)]
+    return Online(
+        inputs,
+        {name: index.features[name] for name, role in roles.items() if role == "action"},
+        Form(spec.pad, spec.dtype, spec.image_size, spec.keys),
+        relative=next((stage for stage in stages if isinstance(stage, Relative)), None),
+        transform=others[0] if others else None,
+        normalizer=normalizer,
+    )
+
+
 class _History:
     """The last values of one feature, as many as its window reaches back.
 
@@ -337,11 +378,11 @@ class _History:
 
     def _batched(self, values: Sequence[Any], lead: tuple[int, ...]) -> np.ndarray:
         feature, form = self._given.feature, self._form
-        nothing = blank(feature, form.dtype, form.image_size)
-        filled = [nothing if value is None else value for value in values]
-        if not isinstance(nothing, np.ndarray) or None in wanted_shape(feature, form.image_size):
+        empty = nothing(feature, form.dtype, form.image_size)
+        filled = [empty if value is None else value for value in values]
+        if not isinstance(empty, np.ndarray) or None in wanted_shape(feature, form.image_size):
             return object_array(filled).reshape(lead)
-        return np.stack(filled).reshape(*lead, *nothing.shape)
+        return np.stack(filled).reshape(*lead, *empty.shape)
 
 
 def _end(window: Window) -> int:

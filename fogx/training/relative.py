@@ -8,6 +8,7 @@ import numpy as np
 
 from fogx.errors import FeatureError, FeatureNotFoundError, did_you_mean, listing
 from fogx.feature import Feature
+from fogx.training.windows import StepWindow, Window
 
 _NO_DIFFERENCE = ("quat", "matrix", "6d")
 """Rotations whose elementwise difference is no rotation, nor near one."""
@@ -35,6 +36,32 @@ class Relative:
         self.pairs = dict(pairs)
         self.at = dict(at or {})
         self._shapes = {action: _shapes(action, state, features) for action, state in self.pairs.items()}
+
+    @classmethod
+    def of(cls, pairs: Mapping[str, str], features: Mapping[str, Feature], windows: Mapping[str, Window]) -> Relative:
+        """Build it for items with windows.
+
+        Args:
+            pairs: As in the class.
+            features: As in the class.
+            windows: By feature.
+
+        Raises:
+            FeatureNotFoundError: As in the class.
+            FeatureError: As in the class, or the window of a state does not hold the item's own step.
+        """
+        at = {}
+        for state in pairs.values():
+            if state in windows:
+                window = windows[state]
+                offsets = list(window.offsets) if isinstance(window, StepWindow) else window.offsets_ns.tolist()
+                if 0 not in offsets:
+                    raise FeatureError(
+                        f"relative= subtracts {state!r} at the item's own step, which is not in its window; choose one that holds it, "
+                        "such as fox.steps(-1, 1)."
+                    )
+                at[state] = offsets.index(0)
+        return cls(pairs, features, at)
 
     def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return a batch with its actions relative.
@@ -84,7 +111,9 @@ class Relative:
                 if given.shape[given.ndim - len(shape) :] != shape:
                     raise FeatureError(f"{action!r} has shape {given.shape}; wanted is {shape}, axes before it free.")
                 if state not in states:
-                    raise FeatureError(f"{action!r} is relative to {state!r}, and the last step has none; observe a step that has.")
+                    raise FeatureError(
+                        f"{action!r} is relative to {state!r}, and the last step has none; observe a step that has."
+                    )
                 result[action] = self._shifted(action, given, np.asarray(states[state]))
         return result
 

@@ -22,7 +22,7 @@ def wanted_shape(feature: Feature, image_size: tuple[int, int] | None) -> tuple[
     return (*image_size, *declared[2:]) if image_size is not None and feature.is_image else declared
 
 
-def blank(feature: Feature, floats: str, image_size: tuple[int, int] | None) -> Any:
+def nothing(feature: Feature, floats: str, image_size: tuple[int, int] | None) -> Any:
     """Return what stands for a value that a step does not have: zeros, or empty text; dimensions that vary are 0."""
     shape = tuple(dimension or 0 for dimension in wanted_shape(feature, image_size))
     if feature.dtype in ("str", "bytes"):

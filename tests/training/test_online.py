@@ -95,7 +95,9 @@ def test_replaying_an_episode_gives_its_items(recorded, tmp_path_factory, data):
     draw = data.draw
     rename = draw(st.dictionaries(st.sampled_from(NAMES[:4]), st.sampled_from(["a", "b", "observation/c"]), max_size=2))
     rename = dict(zip(rename, dict.fromkeys(rename.values()), strict=False))
-    names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=6).map(lambda found: sorted({"observation/state", *found})))
+    names = draw(
+        st.lists(st.sampled_from(NAMES), unique=True, max_size=6).map(lambda found: sorted({"observation/state", *found}))
+    )
     new = [rename.get(name, name) for name in names]
     state = rename.get("observation/state", "observation/state")
     windows = draw(st.dictionaries(st.sampled_from(new), PAST))
