@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from fogx.errors import FeatureError, FeatureNotFoundError, did_you_mean, listing
-from fogx.feature import NUMERIC_DTYPES
+from fogx.feature import NUMERIC_DTYPES, Feature
 from fogx.training.documents import parsing, read_document, write_document, write_json
+from fogx.training.names import lerobot_names
 
 KIND = "statistics"
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -140,14 +141,16 @@ class ItemStats(Mapping[str, Numbers]):
     def save_lerobot(self, path: str | os.PathLike[str]) -> None:
         """Write the `meta/stats.json` of LeRobot v2.1 and v3: by feature min, max, mean, std, quantiles and `count` of one entry.
 
-        Images are (C, 1, 1) between 0 and 1, scalars of shape (1,). Names stay as items have them; `keys="lerobot"` makes
-        them LeRobot's.
+        Names are LeRobot's, as `keys="lerobot"` makes them. Images are (C, 1, 1) between 0 and 1, scalars of shape (1,).
 
         Raises:
             FeatureError: A feature has an element without any value.
+            SelectionError: Two features that LeRobot has one name for.
         """
         self._check_complete(self)
-        write_json(path, {name: _lerobot(numbers) for name, numbers in self.items()})
+        kinds = {name: Feature(n.dtype, n.shape, encoding="png" if n.image else None) for name, n in self.items()}
+        names = lerobot_names(kinds, kinds)
+        write_json(path, {names[name]: _lerobot(numbers) for name, numbers in self.items()})
 
     def save_openvla(
         self,

@@ -87,6 +87,12 @@ class Form:
     def from_json(cls, data: Mapping[str, Any]) -> Form:
         """Build from the fields; other values raise what Python raises."""
         size = data["image_size"]
+        if (
+            data["pad"] not in ("edge", "zero", "drop")
+            or data["keys"] not in (None, "lerobot")
+            or np.dtype(data["dtype"]).kind != "f"
+        ):
+            raise ValueError(f"a form of {str(data)[:100]}")
         return cls(
             data["pad"], np.dtype(data["dtype"]).name, None if size is None else (int(size[0]), int(size[1])), data["keys"]
         )
@@ -159,7 +165,8 @@ class Online:
                 the last. The step then does not count.
             FeatureTypeError: A timestamp that is no whole number.
         """
-        taken = {name: _checked(name, given, self._found(name, observation)) for name, given in self._inputs.items()}
+        found = {name: self._found(name, observation) for name in self._inputs}
+        taken = {name: _checked(name, self._inputs[name], value) for name, value in found.items()}
         time_ns = self._checked_time(timestamp_ns)
         batch: dict[str, np.ndarray] = {}
         for name, value in taken.items():

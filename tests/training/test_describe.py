@@ -1,13 +1,22 @@
 """Statistics of batches against numpy on all values at once."""
 
+import pickle
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fogx as fox
+from fogx.errors import DatasetNotFoundError, FeatureError, FeatureNotFoundError
 from fogx.training import describe as describe_module
+from fogx.training.cache import cache_folder
 from fogx.training.describe import ELEMENTWISE, describe
+from fogx.training.items import ItemReader
 from fogx.training.itemstats import PARTS, QUANTILES
+from fogx.training.normalize import MODES
 
 
 def expected(rows):
@@ -114,3 +123,182 @@ def test_infinities_count_and_warn_of_nothing():
 @pytest.mark.parametrize("name", ["x_is_pad", "x_is_valid"])
 def test_a_feature_that_is_only_named_like_a_mask_is_counted(name):
     assert list(describe([{name: np.array([True, False])}], 2, 1)) == [name]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Episodes of unlike lengths, whose steps lack some values; one has no step where items stand."""
+    rng = np.random.default_rng(0)
+    dataset = fox.Dataset(tmp_path_factory.mktemp("lab"))
+    for length in (1, 9, 4, 6):
+        with dataset.new_episode() as episode:
+            for i in range(length):
+                step = {
+                    "observation/state": rng.normal(size=4),
+                    "observation/wrist": rng.integers(0, 256, (32, 40, 3), np.uint8),
+                    "action": rng.normal(size=5).astype(np.float32),
+                    "reward": float(length != 4 and i % 2 == 0),
+                    "language_instruction": "pick",
+                }
+                if rng.random() < 0.7:
+                    step["observation/force"] = rng.normal(size=2).astype(np.float32)
+                episode.add_step(step)
+    return dataset
+
+
+def halved(item):
+    return {**item, "action": item["action"] / 2, "extra": item["observation/state"][..., :1]}
+
+
+WINDOWS = {"action": fox.steps(0, 3), "observation/state": fox.steps([-2, 0]), "observation/force": fox.steps(-1, 1)}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"windows": WINDOWS},
+        {"windows": WINDOWS, "pad": "zero", "dtype": "float64", "image_size": (8, 9)},
+        {"windows": WINDOWS, "pad": "drop", "where": pl.col("reward") > 0},
+        {"windows": WINDOWS, "every": 2, "relative": {"action": "observation/state"}},
+        {"relative": {"action": "observation/force"}},
+        {"windows": {**WINDOWS, "observation/wrist": fox.steps(-1, 1)}, "transform": halved, "keys": "lerobot"},
+        {"level": "window", "windows": {"action": fox.steps(0, 3)}},
+        {"level": "episode"},
+        {"level": "episode", "transform": halved},
+        {"goals": {"observation/state": "last"}, "language": "first", "keys": "lerobot"},
+    ],
+    ids=lambda spec: "-".join(spec),
+)
+def test_statistics_are_those_of_a_pass_over_all_items(lab, spec):
+    items = lab.as_pytorch_dataset(**spec)
+    stats = items.stats()
+    counted: dict[str, list[np.ndarray]] = {}
+    for item in (items[i] for i in range(len(items))):
+        for name in stats:
+            spelled = {"observation/state": "observation.state", "observation/wrist": "observation.images.wrist"}
+            spelled |= {"observation/force": "observation.force", "reward": "next.reward", "extra": "extra"}
+            key = spelled.get(name, name) if "keys" in spec else name
+            values = item[key].numpy()
+            keep = np.ones((), bool)
+            for mask in (~item[f"{key}_is_pad"].numpy() if f"{key}_is_pad" in item else None, item.get(f"{key}_is_valid")):
+                keep = keep if mask is None else keep & np.asarray(mask)
+            rows = values[keep] if keep.ndim else values[None][np.atleast_1d(keep)]
+            if spec.get("level") == "episode" and not keep.ndim:
+                rows = rows[0]
+            counted.setdefault(name, []).append(np.moveaxis(rows, -3, -1).reshape(-1, 3) if name.endswith("wrist") else rows)
+    for name, rows in counted.items():
+        together = np.concatenate(rows)
+        assert_numbers(stats[name], together.reshape(len(together), -1))
+    wanted = {"observation/state", "observation/wrist", "observation/force", "action", "reward"}
+    assert set(stats) == wanted | ({"extra"} if "transform" in spec else set())
+    assert stats["observation/wrist"].image
+    assert stats["observation/wrist"].shape == (3, 1, 1)
+
+
+def test_normalised_items_are_normalised_by_their_own_statistics(lab):
+    spec = {"windows": WINDOWS, "relative": {"action": "observation/state"}, "features": [*WINDOWS, "reward"]}
+    plain = lab.as_pytorch_dataset(**spec)
+    for mode in MODES:
+        items = lab.as_pytorch_dataset(**spec, normalize=mode, exclude={"action": [-1]})
+        assert items.normalizer == fox.Normalizer(plain.stats(), mode, {"action": [4]})
+        assert fox.Normalizer(items.stats(), mode, {"action": [4]}) == items.normalizer
+        for i in range(len(items)):
+            batch = {name: value.numpy() for name, value in plain[i].items() if name in WINDOWS}
+            for name, wanted in items.normalizer(batch).items():
+                assert np.array_equal(items[i][name].numpy(), wanted)
+            back = items.normalizer.unnormalize({name: items[i][name].numpy() for name in WINDOWS})
+            for name, value in back.items():
+                np.testing.assert_allclose(value, batch[name], rtol=1e-5, atol=1e-5)
+                assert np.array_equal(items[i][f"{name}_is_pad"], plain[i][f"{name}_is_pad"])
+            assert np.array_equal(items[i]["action"][..., 4], plain[i]["action"][..., 4])
+        assert pickle.loads(pickle.dumps(items))[3]["action"].equal(items[3]["action"])
+
+
+def test_a_saved_normaliser_is_taken_as_it_is(lab, tmp_path):
+    first = lab.as_pytorch_dataset(normalize="quantile", exclude={"action": [0]})
+    first.normalizer.save(tmp_path / "norm.json")
+    for saved in (first.normalizer, tmp_path / "norm.json", str(tmp_path / "norm.json")):
+        assert lab.as_pytorch_dataset(normalize=saved).normalizer == first.normalizer
+        assert lab.as_pytorch_dataset(normalize=saved, exclude={}).normalizer.exclude == {}
+    few = lab.as_pytorch_dataset(features=["action"], normalize="quantile").normalizer
+    with pytest.raises(
+        FeatureNotFoundError, match="the given normaliser has no statistics of 'observation/state'; it has: action"
+    ):
+        lab.as_pytorch_dataset(features=["action", "observation/state"], normalize=few)
+    with pytest.raises(FeatureError, match=r"statistics of 'action' of shape \(5,\); items have float64\(4\)"):
+        lab.as_pytorch_dataset(features=["action"], rename={"observation/state": "action", "action": "b"}, normalize=few)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        (
+            {"normalize": "quantiles"},
+            FeatureError,
+            r"normalize='quantiles' is neither a file nor one of: mean_std, .*mean 'quantile'",
+        ),
+        ({"normalize": 3}, FeatureError, "a fox.Normalizer or the path of one, found int"),
+        ({"exclude": {"action": [6]}}, FeatureError, "exclude= says what is not normalised, and nothing is; give normalize="),
+        ({"normalize": "min_max", "exclude": {"action": [6]}}, FeatureError, "no dimension 6; there are 5: 0 to 4"),
+        ({"normalize": Path("nowhere.json")}, DatasetNotFoundError, "nowhere.json: no such file"),
+        ({"relative": {"action": "state"}}, FeatureNotFoundError, r"relative= names 'state', which items do not have"),
+        ({"relative": {"action": "observation/wrist"}}, FeatureError, "relative= subtracts floats"),
+        (
+            {"relative": {"action": "observation/state"}, "windows": {"observation/state": fox.steps(-2, 0)}},
+            FeatureError,
+            r"'observation/state' at the item's own step, which is not in its window",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_an_error(lab, spec, error, message):
+    with pytest.raises(error, match=message):
+        lab.as_pytorch_dataset(**spec)
+
+
+def test_statistics_are_kept_until_something_changes(lab, monkeypatch):
+    read = []
+    batch = ItemReader.batch
+    monkeypatch.setattr(ItemReader, "batch", lambda self, items: read.append(len(items)) or batch(self, items))
+    spec = {"features": ["action", "observation/wrist"], "windows": {"action": fox.steps(0, 2)}}
+    fox.clear_cache()
+    stats = lab.as_pytorch_dataset(**spec).stats()
+    assert read
+    read.clear()
+    again = lab.as_pytorch_dataset(**spec).stats()
+    assert not read
+    assert again.to_json() == stats.to_json()
+    others = [
+        {**spec, "windows": {"action": fox.steps(0, 3)}},
+        {**spec, "every": 2},
+        {**spec, "where": pl.col("reward") > 0},
+        {**spec, "dtype": "float64"},
+        {**spec, "image_size": (8, 8)},
+        {**spec, "rename": {"action": "a"}, "features": ["a"], "windows": {}},
+        {**spec, "episodes": lab.get_episode_info()["episode_id"].tolist()[:2]},
+    ]
+    for other in others:
+        read.clear()
+        lab.as_pytorch_dataset(**other).stats()
+        assert read, other
+    for path in Path(cache_folder()).glob("*.stats"):
+        path.write_text("{")
+    read.clear()
+    assert lab.as_pytorch_dataset(**spec).stats().to_json() == stats.to_json()
+    assert read, "a damaged file is not taken"
+    fox.clear_cache()
+    assert not list(Path(cache_folder()).glob("*.stats"))
+
+
+def test_frames_are_counted_of_a_sample(lab, monkeypatch):
+    monkeypatch.setattr(describe_module, "SAMPLE", 7)
+    fox.clear_cache()
+    stats = lab.as_pytorch_dataset().stats()
+    assert (stats["observation/wrist"].sampled, stats["action"].sampled) == (7, None)
+    assert stats["observation/wrist"].count.reshape(-1).tolist() == [7 * 32 * 40] * 3
+    assert (stats.num_items, stats.num_episodes) == (20, 4)
+
+
+def test_no_items_have_no_statistics(lab):
+    stats = lab.as_pytorch_dataset(where=pl.col("reward") > 5, normalize="quantile").stats()
+    assert (stats.num_items, stats.num_episodes) == (0, 0)

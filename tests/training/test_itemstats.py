@@ -18,12 +18,12 @@ def example():
     batch = {
         "action": rng.normal(size=(50, 4, 7)).astype(np.float32),
         "action_is_pad": rng.random((50, 4)) < 0.2,
-        "observation.state": rng.normal(size=(50, 6)),
-        "observation.images.wrist": rng.integers(0, 256, (50, 3, 8, 8), dtype=np.uint8),
-        "observation.images.depth": rng.integers(0, 9000, (50, 1, 8, 8), dtype=np.uint16),
-        "next.reward": rng.random(50),
+        "observation/state": rng.normal(size=(50, 6)),
+        "observation/wrist": rng.integers(0, 256, (50, 3, 8, 8), dtype=np.uint8),
+        "observation/depth": rng.integers(0, 9000, (50, 1, 8, 8), dtype=np.uint16),
+        "reward": rng.random(50),
     }
-    return describe([batch], 50, 4, images=["observation.images.wrist", "observation.images.depth"])
+    return describe([batch], 50, 4, images=["observation/wrist", "observation/depth"])
 
 
 @given(
@@ -56,31 +56,32 @@ def test_lerobot_reads_these(tmp_path):
     stats = example()
     stats.save_lerobot(tmp_path / "meta" / "stats.json")
     found = json.loads((tmp_path / "meta" / "stats.json").read_text())
-    assert set(found) == set(stats)
+    ours = {"observation.images.wrist": "observation/wrist", "observation.images.depth": "observation/depth"}
+    assert set(found) == {"action", "observation.state", "next.reward", *ours}
     for name, parts in found.items():
         assert set(parts) == {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
         shape = np.shape(parts["mean"])
         assert all(np.shape(parts[part]) == shape for part in PARTS)
         assert np.shape(parts["count"]) == (1,)
-        assert shape == {"action": (7,), "observation.state": (6,), "next.reward": (1,)}.get(name, (stats[name].shape))
+        assert shape == {"action": (7,), "observation.state": (6,), "next.reward": (1,)}.get(name) or stats[ours[name]].shape
     wrist, depth = found["observation.images.wrist"], found["observation.images.depth"]
-    assert np.allclose(np.array(wrist["mean"]) * 255, stats["observation.images.wrist"]["mean"])
+    assert np.allclose(np.array(wrist["mean"]) * 255, stats["observation/wrist"]["mean"])
     assert np.max(wrist["max"]) <= 1
-    assert np.array_equal(depth["max"], stats["observation.images.depth"]["max"])
+    assert np.array_equal(depth["max"], stats["observation/depth"]["max"])
     assert found["next.reward"]["count"] == [50]
 
 
 def test_openvla_reads_these(tmp_path):
     """What OpenVLA's `get_action_stats` and `predict_action` take: one dict a dataset, lists of the action's length, a mask."""
     stats = example()
-    stats.save_openvla(tmp_path / "a.json", "bridge", proprio="observation.state", exclude=[-1])
+    stats.save_openvla(tmp_path / "a.json", "bridge", proprio="observation/state", exclude=[-1])
     (found,) = json.loads((tmp_path / "a.json").read_text()).items()
     name, body = found
     assert name == "bridge"
     assert set(body) == {"action", "proprio", "num_transitions", "num_trajectories"}
     assert (body["num_transitions"], body["num_trajectories"]) == (50, 4)
     assert body["action"].pop("mask") == [True] * 6 + [False]
-    for part, feature in (("action", "action"), ("proprio", "observation.state")):
+    for part, feature in (("action", "action"), ("proprio", "observation/state")):
         assert set(body[part]) == {"mean", "std", "max", "min", "q01", "q99"}
         assert all(np.array_equal(body[part][key], stats[feature][key]) for key in body[part])
     stats.save_openvla(tmp_path / "b.json", "bridge")
@@ -92,8 +93,8 @@ def test_what_other_forms_cannot_hold_is_an_error(tmp_path):
     path = tmp_path / "x.json"
     with pytest.raises(FeatureNotFoundError, match=r"no statistics of 'acton'.*Did you mean 'action'"):
         stats.save_openvla(path, "bridge", action="acton")
-    with pytest.raises(FeatureError, match=r"of vectors; 'observation.images.wrist' has shape \(3, 1, 1\)"):
-        stats.save_openvla(path, "bridge", proprio="observation.images.wrist")
+    with pytest.raises(FeatureError, match=r"of vectors; 'observation/wrist' has shape \(3, 1, 1\)"):
+        stats.save_openvla(path, "bridge", proprio="observation/wrist")
     with pytest.raises(FeatureError, match="exclude= of 'action': no dimension 7; there are 7: 0 to 6"):
         stats.save_openvla(path, "bridge", exclude=[7])
     empty = describe([{"action": np.array([[1.0, np.nan]])}], 1, 1)
