@@ -302,3 +302,15 @@ def test_frames_are_counted_of_a_sample(lab, monkeypatch):
 def test_no_items_have_no_statistics(lab):
     stats = lab.as_pytorch_dataset(where=pl.col("reward") > 5, normalize="quantile").stats()
     assert (stats.num_items, stats.num_episodes) == (0, 0)
+
+
+def test_statistics_of_bridge(bridge_dir, tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    dataset.load_rtx_episodes("bridge_dataset", data_dir=str(bridge_dir.parent.parent), split="train[:3]")
+    image = next(name for name in dataset.episodes[0].features if name.endswith("image_0"))
+    stats = dataset.as_pytorch_dataset(features=[image, "action"], windows={"action": fox.steps(0, 4)}).stats()
+    actions = [np.asarray(view["action"]) for view in dataset]
+    chunks = np.concatenate([view[i : i + 4] for view in actions for i in range(len(view))])  # cut off, where items are padded
+    assert_numbers(stats["action"], chunks.astype(np.float32))
+    pixels = np.concatenate([np.asarray(view[image]).reshape(-1, 3) for view in dataset])
+    assert_numbers(stats[image], pixels)
