@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from fogx.jobs.check import check as check
     from fogx.jobs.repair import repair as repair
     from fogx.settings import config as config
+    from fogx.training.cache import clear_cache as clear_cache
+    from fogx.training.normalize import Normalizer as Normalizer
+    from fogx.training.online import Online as Online
+    from fogx.training.windows import seconds as seconds
+    from fogx.training.windows import steps as steps
 
 __version__ = "0.1.0"
 
@@ -29,7 +34,10 @@ _WHERE = {
     "Dataset": "fogx.dataset",
     "Feature": "fogx.feature",
     "FogxError": "fogx.errors",
+    "Normalizer": "fogx.training.normalize",
+    "Online": "fogx.training.online",
     "check": "fogx.jobs.check",
+    "clear_cache": "fogx.training.cache",
     "config": "fogx.settings",
     "repair": "fogx.jobs.repair",
     "exact": "fogx.align.policy",
@@ -37,7 +45,9 @@ _WHERE = {
     "linear": "fogx.align.policy",
     "nearest": "fogx.align.policy",
     "next": "fogx.align.policy",
+    "seconds": "fogx.training.windows",
     "slerp": "fogx.align.policy",
+    "steps": "fogx.training.windows",
 }
 
 __all__ = [
@@ -45,8 +55,11 @@ __all__ = [
     "Dataset",
     "Feature",
     "FogxError",
+    "Normalizer",
+    "Online",
     "__version__",
     "check",
+    "clear_cache",
     "config",
     "exact",
     "hold",
@@ -54,7 +67,9 @@ __all__ = [
     "nearest",
     "next",
     "repair",
+    "seconds",
     "slerp",
+    "steps",
 ]
 
 

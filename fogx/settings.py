@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ class Config:
         max_pixels: Largest image that is decoded, in pixels.
         journal_sync_s: What is recorded is on disk after so many seconds, before its episode is closed.
         progress: Whether long calls draw a progress bar.
+        cache_mb: Room on disk for the columns that training reads, in MiB; the least recently used go first.
+        cache_dir: Folder that they are kept in; `None` for the user's cache folder.
     """
 
     image: str = "jpeg"
@@ -40,8 +43,11 @@ class Config:
     max_pixels: int = 64_000_000
     journal_sync_s: float = 1.0
     progress: bool = True
+    cache_mb: int = 20_000
+    cache_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
+        folder = self.cache_dir
         allowed = {
             "image": (self.image in ("jpeg", "png"), "'jpeg' or 'png'"),
             "jpeg_quality": (_whole(self.jpeg_quality) and 1 <= self.jpeg_quality <= 100, "1 to 100"),
@@ -49,6 +55,11 @@ class Config:
             "max_pixels": (_whole(self.max_pixels) and self.max_pixels >= 1, "a whole number from 1"),
             "progress": (isinstance(self.progress, bool), "True or False"),
             "journal_sync_s": (_seconds(self.journal_sync_s), "a number of seconds above 0, up to 3600"),
+            "cache_mb": (_whole(self.cache_mb) and self.cache_mb >= 1, "a whole number from 1"),
+            "cache_dir": (
+                folder is None or (isinstance(folder, (str, os.PathLike)) and bool(os.fspath(folder))),
+                "a folder, or None",
+            ),
         }
         for name, (fits, what) in allowed.items():
             if not fits:

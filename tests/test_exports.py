@@ -17,8 +17,11 @@ def test_the_public_names() -> None:
         "Dataset",
         "Feature",
         "FogxError",
+        "Normalizer",
+        "Online",
         "__version__",
         "check",
+        "clear_cache",
         "config",
         "exact",
         "hold",
@@ -26,7 +29,9 @@ def test_the_public_names() -> None:
         "nearest",
         "next",
         "repair",
+        "seconds",
         "slerp",
+        "steps",
     ]
     assert dir(fogx) == sorted(fogx.__all__)
 

@@ -8,9 +8,8 @@ import itertools
 import numpy as np
 import pyarrow as pa
 
-from fogx.reading.episodes import check_index
 from fogx.reading.roots import Root, read_index_files
-from fogx.storage.tables.index import read_index
+from fogx.storage.tables.index import SHARED, check_index, read_index
 from fogx.storage.tables.places import StepsPlace
 from fogx.storage.tables.steps import read_times
 
@@ -29,7 +28,7 @@ def step_times(root: Root, rows: pa.Table) -> list[np.ndarray]:
         CorruptDataError: As `read_index` and `read_times`.
     """
     places: list[list[StepsPlace]] = [[] for _ in range(rows.num_rows)]
-    said = rows.select(["episode_id", "schema_id", "num_steps"]).to_pylist()
+    said = rows.select(list(SHARED)).to_pylist()
     for positions, found in read_index_files(root, rows, functools.partial(read_index, root.store, parts=("steps",))):
         for position, index in zip(positions.tolist(), found, strict=True):
             check_index(root.path, said[position], index)

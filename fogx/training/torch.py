@@ -1,50 +1,113 @@
-"""The map-style PyTorch dataset. Importing this module imports torch."""
+"""PyTorch datasets over a selection. Importing this module imports torch."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
-from fogx.errors import SelectionError, did_you_mean, listing, missing_extra
+from fogx.errors import SelectionError, listing, missing_extra
+from fogx.training.describe import statistics_of
 from fogx.training.index import TrainingIndex
-from fogx.training.items import ItemReader
+from fogx.training.items import Batch, ItemReader, ItemSpec
+from fogx.training.itemstats import ItemStats
+from fogx.training.names import lerobot_names
+from fogx.training.normalize import Normalizer, chosen
+from fogx.training.online import Online, online_of
+from fogx.training.relative import Relative
+from fogx.training.transform import PerItem, item_of, tensor_of
 
 try:
     import torch
 except ImportError as error:
     raise missing_extra("torch", "torch", "as_pytorch_dataset()") from error
 
-LEVELS = ("step", "episode")
+Stage = Callable[[Batch], Batch]
+"""Changes a batch of numpy arrays; the first axis is the item."""
+
+_AT_ONCE = 64
+"""Items that the iterable twin reads together."""
+
+
+class Items(Sequence[dict[str, Any]]):
+    """Items that were read together. Any collate function takes it as it takes a list; `collate` takes `batch`, stacked already.
+
+    Args:
+        batch: Name → tensor of B items, or list of B texts or tensors.
+        count: B.
+    """
+
+    def __init__(self, batch: Mapping[str, Any], count: int) -> None:
+        self.batch = dict(batch)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, item: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, item: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """Return one item, or a list of some."""
+        if isinstance(item, slice):
+            return [self[number] for number in range(*item.indices(self._count))]
+        if not -self._count <= item < self._count:
+            raise IndexError(f"item {item} of {self._count}.")
+        return item_of(self.batch, item)
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch of items: of `Items` the one they came in, of others what PyTorch's own function makes of them.
+
+    Whole episodes are filled up with zeros to the longest, and `is_pad` (B, T) says where.
+
+    Args:
+        items: What a dataset's `__getitems__` returned.
+    """
+    if isinstance(items, Items):
+        return items.batch
+    if isinstance(_step_of(items[0]), torch.Tensor) and _step_of(items[0]).ndim == 1:
+        return _padded(items)
+    result: dict[str, Any] = torch.utils.data.default_collate(list(items))
+    return result
 
 
 class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Steps (or whole episodes) of a selection; see `fogx.Dataset.as_pytorch_dataset`.
+    """Steps (stretches of steps, whole episodes) of a selection; see `fogx.Dataset.as_pytorch_dataset`.
 
     Args:
         index: The selection.
-        level: `"step"` or `"episode"`.
-
-    Raises:
-        SelectionError: An unknown level.
+        spec: What items are made of.
+        level: `"step"`, `"window"` or `"episode"`.
+        stages: What is done to each batch of arrays, in order.
+        normalizer: What is done to it last.
     """
 
-    def __init__(self, index: TrainingIndex, level: str = "step") -> None:
-        if level not in LEVELS:
-            raise SelectionError(
-                f"level={level!r} is not known; use one of: {listing(LEVELS)}.{did_you_mean(str(level), LEVELS)}"
-            )
+    def __init__(
+        self,
+        index: TrainingIndex,
+        spec: ItemSpec,
+        level: str = "step",
+        stages: Sequence[Stage] = (),
+        normalizer: Normalizer | None = None,
+    ) -> None:
         self.level = level
-        self._reader = ItemReader(index)
+        self.stages = tuple(stages)
+        self.normalizer = normalizer
+        self._reader = ItemReader(index, spec)
 
     @property
     def features(self) -> list[str]:
-        """Names of the features that every item carries."""
-        return list(self._reader.index.features)
+        """Names of the features that every item carries, as items spell them."""
+        index = self._reader.index
+        return list(index.shown) if self._reader.spec.keys is None else list(lerobot_names(index.features, index.shown).values())
 
     def __len__(self) -> int:
         index = self._reader.index
-        return index.num_steps if self.level == "step" else len(index.entries)
+        return len(index.episodes) if self.level == "episode" else len(index.anchors)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         """Return one item; floats are float32, cameras uint8 (C, H, W), with a leading time axis for whole episodes.
@@ -53,23 +116,128 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
             IndexError: Past the ends.
             CorruptDataError: Stored data fails a checksum.
         """
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int]) -> Sequence[dict[str, Any]]:
+        """Return many items, read together; PyTorch's loader calls this.
+
+        Raises:
+            IndexError: Past the ends.
+            CorruptDataError: Stored data fails a checksum.
+        """
         count = len(self)
-        if not -count <= item < count:
-            raise IndexError(f"item {item} of {count}.")
-        item = int(item) % count
-        values = self._reader.step(item) if self.level == "step" else self._reader.episode(item)
-        return {name: _tensor(value) for name, value in values.items()}
+        for item in items:
+            if not -count <= item < count:
+                raise IndexError(f"item {item} of {count}.")
+        items = [item if item >= 0 else item + count for item in items]
+        if self.level == "episode":
+            found = self._reader.episodes(items)
+            return [self._whole(int(number), batch) for number, batch in zip(items, found, strict=True)]
+        return Items(self._tensors(self._reader.batch(items)), len(items))
+
+    def iterable(self) -> StepStream:
+        """Return the same items as an iterable dataset, in order; each worker of a loader gives a part of them."""
+        return StepStream(self)
+
+    def blocks(self) -> list[int]:
+        """Return the sizes of runs of items that follow one another and lie together, which are quick to read together."""
+        index = self._reader.index
+        counts = np.ones(len(index.episodes), np.int64) if self.level == "episode" else index.anchors.counts
+        starts = np.flatnonzero(np.r_[True, np.diff(index.block_of) != 0]) if len(counts) else np.zeros(0, np.int64)
+        return [size for size in np.add.reduceat(counts, starts).tolist() if size] if len(starts) else []
+
+    def stats(self) -> ItemStats:
+        """Return statistics of the items as they are trained on: where they stand, with their windows, relative and transformed.
+
+        Padding, steps without a value and NaN are left out. Count, mean, deviation, range are exact, quantiles up to 4 million values
+        of a feature (`rank_error` says how far off they may be beyond). Values in frames (images per channel) are counted of 1000
+        items, evenly spaced (`sampled`), numbers of all; with a transform everything is counted of all. A goal is not counted beside
+        its feature. What `normalize=` does comes after all this. Without a transform the result is kept in the cache folder.
+
+        Raises:
+            CorruptDataError: Stored data fails a checksum.
+        """
+        return statistics_of(self._reader, self.stages, whole=self.level == "episode")
+
+    def online(self) -> Online:
+        """Return what makes the batch of a training item of a robot's observation, and actions of a policy's answer.
+
+        Raises:
+            SelectionError: Items are whole episodes.
+            FeatureError: A window of an observation reaches past the item's own step.
+        """
+        if self.level == "episode":
+            raise SelectionError("online() makes what items of one step have; these are whole episodes. Choose level='step'.")
+        return online_of(self._reader.index, self._reader.spec, self.stages, self.normalizer)
 
     def __repr__(self) -> str:
-        return f"<fogx {self.level}s: {len(self)} items of {len(self._reader.index.entries)} episodes; {listing(self.features)}>"
+        index = self._reader.index
+        return f"<fogx {self.level}s: {len(self)} items of {len(index.episodes)} episodes; {listing(self.features)}>"
+
+    def _tensors(self, batch: Batch) -> dict[str, Any]:
+        for stage in self.stages:
+            batch = stage(batch)
+        if self.normalizer is not None:
+            batch = self.normalizer(batch)
+        if self._reader.spec.keys is None:
+            return {name: tensor_of(values) for name, values in batch.items()}
+        names = lerobot_names(self._reader.index.features, batch)
+        return {names[name]: tensor_of(values) for name, values in batch.items()}
+
+    def _whole(self, number: int, batch: Batch) -> dict[str, Any]:
+        return {**self._tensors(batch), "episode_id": self._reader.index.episodes.ids[number].as_py()}
 
 
-def _tensor(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        wanted = np.float32 if value.dtype.kind == "f" else value.dtype
-        return torch.from_numpy(np.array(value, dtype=wanted, order="C"))
-    if isinstance(value, np.generic):
-        return torch.tensor(value.item(), dtype=torch.float32) if value.dtype.kind == "f" else torch.from_numpy(np.array(value))
-    if isinstance(value, np.ndarray):
-        return [_tensor(v) for v in value]
-    return value
+def step_dataset(
+    index: TrainingIndex,
+    spec: ItemSpec,
+    level: str,
+    *,
+    relative: Mapping[str, str] | None = None,
+    transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    normalize: str | os.PathLike[str] | Normalizer | None = None,
+    exclude: Mapping[str, Sequence[int]] | None = None,
+) -> StepDataset:
+    """Return a dataset whose batches go through all that was asked for; see `fogx.Dataset.as_pytorch_dataset`."""
+    shown = {name: index.features[name] for name in index.shown}
+    stages: list[Stage] = [] if relative is None else [Relative.of(relative, shown, spec.windows)]
+    stages += [] if transform is None else [PerItem(transform, whole=level == "episode")]
+    dataset = StepDataset(index, spec, level, stages)
+    dataset.normalizer = chosen(normalize, exclude, dataset.stats, {} if transform is not None else shown)
+    return dataset
+
+
+class StepStream(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """The items of a dataset in order; each worker of a loader gives a part of them, so that together they give all.
+
+    Args:
+        dataset: The dataset.
+    """
+
+    def __init__(self, dataset: StepDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield items; a worker yields every so-manieth run of 64."""
+        worker, count = torch.utils.data.get_worker_info(), len(self.dataset)
+        first, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for start in range(first * _AT_ONCE, count, workers * _AT_ONCE):
+            yield from self.dataset.__getitems__(range(start, min(start + _AT_ONCE, count)))
+
+
+def _step_of(item: Mapping[str, Any]) -> Any:
+    return item.get("step_index", item.get("frame_index"))
+
+
+def _padded(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return episodes one below the other, zeros behind the shorter ones, and `is_pad` (B, T)."""
+    lengths = torch.tensor([len(_step_of(item)) for item in items])
+    result: dict[str, Any] = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        tensors = all(isinstance(value, torch.Tensor) for value in values)
+        result[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if tensors else values
+    return {**result, "is_pad": torch.arange(int(lengths.max())) >= lengths[:, None]}
