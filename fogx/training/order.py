@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
 from typing import Any, Protocol, overload
+from zlib import crc32
 
 import numpy as np
 
@@ -15,6 +16,7 @@ BLOCKS_TOGETHER = 64
 
 _HALF_ROUNDS = 16
 _BLOCK_ORDER, _WITHIN_BLOCKS = 1, 2
+"""Keys that keep the permutations of an epoch apart."""
 
 
 class Draw(int):
@@ -75,6 +77,9 @@ class Order(Protocol):
     def __len__(self) -> int:
         """Return how many items an epoch has."""
 
+    def __repr__(self) -> str:
+        """Return what tells this order from another: states are of one order."""
+
     def items(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Return the items at positions of an epoch: `(K,)` int64 of `(K,)` int64."""
 
@@ -91,6 +96,9 @@ class InOrder:
 
     def __len__(self) -> int:
         return self._count
+
+    def __repr__(self) -> str:
+        return f"{self._count} samples in order"
 
     def items(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Return the positions."""
@@ -109,6 +117,9 @@ class Shuffled:
 
     def __len__(self) -> int:
         return self._count
+
+    def __repr__(self) -> str:
+        return f"{self._count} samples, shuffled"
 
     def items(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Return the items at positions of an epoch; no table of all items is made."""
@@ -130,6 +141,9 @@ class BlockShuffled:
     def __len__(self) -> int:
         return int(self._sizes.sum())
 
+    def __repr__(self) -> str:
+        return f"{len(self)} samples, shuffled in {len(self._sizes)} blocks ({crc32(self._sizes.astype('<i8').tobytes()):08x})"
+
     def items(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Return the items at positions of an epoch."""
         numbers = np.arange(len(self._sizes), dtype=np.int64)
@@ -146,7 +160,8 @@ class BlockShuffled:
                 positions[here] - start, int(group_ends[group]) - start, seed, epoch, _WITHIN_BLOCKS, group
             )
         blocks = np.searchsorted(ends, places, side="right")
-        return first_items[blocks] + places - (ends - self._sizes[order])[blocks]
+        found: np.ndarray = first_items[blocks] + places - (ends - self._sizes[order])[blocks]
+        return found
 
 
 def permuted(positions: np.ndarray, count: int, seed: int, *key: int) -> np.ndarray:
@@ -214,8 +229,9 @@ def num_steps(left: int, batch_size: int, rank: int, world_size: int, drop_last:
 
 
 def share(samples: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return the half-open range that a rank takes of the samples of a step: as even as they can be cut."""
-    return samples * rank // world_size, samples * (rank + 1) // world_size
+    """Return the half-open range that a rank takes of the samples of a step: as even as they can be cut, low ranks first."""
+    each, extra = divmod(samples, world_size)
+    return rank * each + min(rank, extra), (rank + 1) * each + min(rank + 1, extra)
 
 
 def _round(numbers: np.ndarray, rows: int, columns: int, seed: int, key: tuple[int, ...]) -> np.ndarray:
@@ -235,10 +251,12 @@ def _moved(places: np.ndarray, others: np.ndarray, secret: np.uint64, count: int
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     # The upper half as a fraction of the line: as even as a remainder, and faster.
     moved = places + (((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(32)) * np.uint64(count) >> np.uint64(32))
-    return np.where(moved >= count, moved - np.uint64(count), moved)
+    moved -= np.where(moved >= count, np.uint64(count), np.uint64(0))
+    return moved
 
 
 @lru_cache(maxsize=1024)
 def _keys(seed: int, key: tuple[int, ...], count: int) -> np.ndarray:
     # numpy promises that seed sequences stay as they are; its generators may change.
-    return np.random.SeedSequence(seed, spawn_key=key).generate_state(count, np.uint64)
+    keys: np.ndarray = np.random.SeedSequence(seed, spawn_key=key).generate_state(count, np.uint64)
+    return keys

@@ -2,7 +2,7 @@
 
 import pickle
 from collections import Counter
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -119,7 +119,7 @@ def test_steps_and_shares_cut_an_epoch(count, batch_size, world_size, drop_last)
     while step := step_size(left, batch_size, world_size, drop_last):
         cuts = [share(step, rank, world_size) for rank in range(world_size)]
         assert (cuts[0][0], cuts[-1][1]) == (0, step)
-        assert all(one[1] == other[0] for one, other in zip(cuts, cuts[1:], strict=False))
+        assert all(one[1] == other[0] for one, other in pairwise(cuts))
         sizes.append([stop - start for start, stop in cuts])
         assert max(sizes[-1]) <= batch_size
         assert max(sizes[-1]) - min(sizes[-1]) <= 1

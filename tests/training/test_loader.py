@@ -1,0 +1,289 @@
+"""The loader: each sample once over ranks and workers, exact resume whatever changes, processes that end."""
+
+import itertools
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fogx.errors import SelectionError
+from fogx.training.loader import Loader
+from fogx.training.order import BlockShuffled, InOrder, Shuffled
+from tests.training.standins import Numbers
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def pairs(batch):
+    return list(zip(batch["epoch"].tolist(), batch["item"].tolist(), strict=True))
+
+
+def loaders(order, batch_size, world_size, **given):
+    return [Loader(Numbers(len(order)), order, batch_size, rank=r, world_size=world_size, **given) for r in range(world_size)]
+
+
+def in_step(ranks):
+    """Yield for each step what each rank got and its state, as ranks that train together do; None where a rank got none."""
+    iterators = [iter(loader) for loader in ranks]
+    while True:
+        got = [next(iterator, None) for iterator in iterators]
+        if all(batch is None for batch in got):
+            return
+        yield [pairs(batch) for batch in got if batch is not None], [loader.state_dict() for loader in ranks]
+
+
+ORDERS = st.one_of(
+    st.integers(1, 70).map(Shuffled),
+    st.integers(1, 70).map(InOrder),
+    st.lists(st.integers(1, 9), min_size=1, max_size=9).map(BlockShuffled),
+)
+
+
+@given(ORDERS, st.integers(1, 9), st.integers(1, 5), st.booleans())
+def test_ranks_share_an_epoch_without_repeats_or_gaps(order, batch_size, world_size, drop_last):
+    ranks = loaders(order, batch_size, world_size, drop_last=drop_last)
+    for epoch in range(2):
+        steps = [step for step, _ in in_step(ranks)]
+        seen = list(itertools.chain.from_iterable(itertools.chain.from_iterable(steps)))
+        assert len(set(seen)) == len(seen)
+        assert {e for e, _ in seen} <= {epoch}
+        assert len(seen) == (len(order) - len(order) % (batch_size * world_size) if drop_last else len(order))
+        assert [len(loader) for loader in ranks] == [sum(len(step) > rank for step in steps) for rank in range(world_size)]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(ORDERS, st.data())
+def test_every_resume_goes_on_as_if_nothing_had_happened(order, data):
+    sizes = st.tuples(st.integers(1, 9), st.integers(1, 4))
+    alone = Loader(Numbers(len(order)), order, 100, seed=3)
+    whole = [pair for _ in range(11) for batch in alone for pair in pairs(batch)]
+    state, seen = None, []
+    for _ in range(data.draw(st.integers(1, 5))):
+        batch_size, world_size = data.draw(sizes)
+        ranks = loaders(order, batch_size, world_size, seed=3 if state is None else 0)
+        for loader in ranks:
+            if state is not None:
+                loader.load_state_dict(state)
+        steps = data.draw(st.integers(0, 8))
+        for step, states in itertools.islice(itertools.chain(in_step(ranks), in_step(ranks)), steps):
+            seen += itertools.chain.from_iterable(step)
+            state = json.loads(json.dumps(states[0]))
+            # A rank that had no share of a last step stands where it stood before; all others agree.
+            assert all(s == state for s in states[: len(step)])
+    assert seen == whole[: len(seen)]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("at", range(12))
+def test_what_workers_read_ahead_does_not_count(workers, at):
+    order = Shuffled(23)
+    whole = [pair for _ in range(2) for batch in [*Loader(Numbers(23), order, 23, seed=1)] for pair in pairs(batch)][:23]
+    loader = Loader(Numbers(23), order, 2, workers, seed=1, prefetch_factor=4 if workers else None)
+    seen = [pair for batch in itertools.islice(loader, at) for pair in pairs(batch)]
+    assert loader.state_dict()["position"] == len(seen)
+    other = Loader(Numbers(23), order, 3, 2 - workers % 2)
+    other.load_state_dict(loader.state_dict())
+    assert [*seen, *(pair for batch in other for pair in pairs(batch))] == (whole if at < 12 else [])
+
+
+def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next():
+    for drop_last, count in ((False, 10), (False, 11), (True, 11)):
+        loader = Loader(Numbers(count), Shuffled(count), 5, drop_last=drop_last)
+        *_, state = (loader.state_dict() for _ in loader)
+        assert state["epoch"] == 0
+        for at_the_end in (state, loader.state_dict()):
+            again = Loader(Numbers(count), Shuffled(count), 5, drop_last=drop_last)
+            again.load_state_dict(at_the_end)
+            batches = list(again)
+            assert len(batches) == len(again)
+            assert {e for batch in batches for e, _ in pairs(batch)} == {1}
+
+
+def test_an_epoch_left_early_is_over():
+    loader = Loader(Numbers(20), Shuffled(20), 5)
+    for epoch in range(3):
+        assert {e for batch in itertools.islice(loader, 2) for e, _ in pairs(batch)} == {epoch}
+    iter(loader)  # one that delivers nothing changes nothing
+    assert {e for batch in loader for e, _ in pairs(batch)} == {3}
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("pin_memory", [False, True])
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator:UserWarning")
+def test_ways_to_start_workers(context, pin_memory):
+    loader = Loader(Numbers(20), Shuffled(20), 3, 2, multiprocessing_context=context, pin_memory=pin_memory)
+    pids = []
+    for epoch in range(2):
+        batches = list(loader)
+        assert sorted(pair for batch in batches for pair in pairs(batch)) == [(epoch, item) for item in range(20)]
+        pids.append({pid for batch in batches for pid in batch["pid"].tolist()})
+    assert pids[0] == pids[1], "persistent workers stay"
+    assert len(pids[0]) == 2
+    assert os.getpid() not in pids[0]
+
+
+def test_workers_that_do_not_stay_are_others_each_epoch():
+    loader = Loader(Numbers(8), InOrder(8), 2, 1, persistent_workers=False)
+    assert len({pid for _ in range(2) for batch in loader for pid in batch["pid"].tolist()}) == 2
+
+
+def test_workers_left_early_are_gone():
+    loader = Loader(Numbers(1000, seconds=0.05), InOrder(1000), 1, 2, persistent_workers=False)
+    for batch in loader:
+        pid = int(batch["pid"])
+        break
+    assert gone(pid, within_s=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_an_item_comes_out_and_the_loader_can_go_on(workers):
+    numbers = Numbers(20, fails_at=13)
+    loader = Loader(numbers, InOrder(20), 4, workers)
+    seen = []
+    with pytest.raises(ValueError, match="item 13 cannot be read"):
+        seen += [pair for batch in loader for pair in pairs(batch)]
+    assert loader.state_dict()["position"] == 12
+    state = loader.state_dict()
+    numbers.fails_at = None
+    loader.load_state_dict(state)
+    assert [item for batch in loader for _, item in pairs(batch)] == list(range(12, 20))
+
+
+def test_the_random_state_of_the_process_stays():
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    list(Loader(Numbers(6), Shuffled(6), 2, 1))
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def seeds_of_workers(loader):
+    return [int(batch["item"][0]) for batch in loader]
+
+
+class Seeds(Numbers):
+    def __getitems__(self, items):
+        return [{"item": torch.tensor(torch.initial_seed() % 2**40)} for _ in items]
+
+
+def test_seeds_of_workers_differ_by_epoch_rank_and_seed_and_come_again():
+    def found(seed, rank):
+        loader = Loader(Seeds(4), InOrder(4), 1, 2, seed, rank=rank, world_size=2, persistent_workers=False)
+        return [seeds_of_workers(loader) for _ in range(2)]
+
+    every = {(seed, rank): found(seed, rank) for seed in (0, 1) for rank in (0, 1)}
+    flat = [seed for epochs in every.values() for batches in epochs for seed in batches]
+    assert len(set(flat)) == len(flat)
+    assert found(0, 0) == every[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0: allowed is a whole number from 1"),
+        ({"batch_size": 2.0}, "batch_size=2.0: allowed"),
+        ({"num_workers": -1}, "num_workers=-1: allowed is a whole number from 0"),
+        ({"rank": 1}, "rank=1, world_size=None: give both"),
+        ({"world_size": 2}, "rank=None, world_size=2: give both"),
+        ({"rank": 2, "world_size": 2}, "rank=2, world_size=2: give both, with 0 <= rank < world_size"),
+        ({"seed": -1}, "seed=-1: allowed is a whole number from 0"),
+    ],
+)
+def test_arguments_out_of_range(given, message):
+    with pytest.raises(SelectionError, match=message):
+        Loader(Numbers(3), InOrder(3), **{"batch_size": 1, **given})
+
+
+def test_it_says_what_it_is_and_pickles():
+    loader = Loader(Numbers(20), Shuffled(20), 3, seed=4, rank=1, world_size=2)
+    next(iter(loader))
+    assert repr(loader) == (
+        "<fogx loader: 4 batches of 3 on rank 1 of 2, 0 workers; 20 samples, shuffled, seed 4; epoch 0, 6 of 20 samples delivered>"
+    )
+    again = pickle.loads(pickle.dumps(loader))
+    assert again.state_dict() == loader.state_dict()
+    assert [pairs(batch) for batch in again] == [pairs(batch) for batch in loader]
+
+
+def test_an_empty_dataset_has_no_batches():
+    loader = Loader(Numbers(0), Shuffled(0), 3)
+    assert (len(loader), list(loader)) == (0, [])
+
+
+def gone(pid, within_s):
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if sys.platform == "linux" else ""
+            os.kill(pid, 0)
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+TRAINING = """
+    import sys, time
+    import numpy, polars, pyarrow
+    sys.path.insert(0, {root!r})
+    from fogx.training.loader import Loader
+    from fogx.training.order import Shuffled
+    from tests.training.standins import Numbers
+
+    if __name__ == "__main__":
+        loader = Loader(Numbers(1000, seconds={seconds}), Shuffled(1000), 1, 2, multiprocessing_context={context!r},
+                        persistent_workers={persistent}, pin_memory={pin})
+        for batch in loader:
+            print(int(batch["pid"]), flush=True)
+            {then}
+"""
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize(
+    ("context", "persistent", "pin", "seconds", "then"),
+    [
+        ("fork", True, False, 0.01, "time.sleep(0.01)"),
+        ("fork", True, False, 3.0, "pass"),  # busy in the middle of an item, the parent waiting for it
+        ("fork", False, False, 3.0, "time.sleep(60)"),  # busy, the parent in the user's code
+        ("fork", True, True, 3.0, "time.sleep(60)"),
+        ("spawn", True, True, 0.01, "time.sleep(0.01)"),
+        ("forkserver", False, False, 0.01, "time.sleep(0.01)"),
+    ],
+)
+def test_ctrl_c_leaves_no_worker(tmp_path, whole_group, context, persistent, pin, seconds, then):
+    script = tmp_path / "train.py"
+    text = TRAINING.format(root=str(ROOT), context=context, persistent=persistent, pin=pin, seconds=seconds, then=then)
+    script.write_text(textwrap.dedent(text))
+    training = subprocess.Popen(
+        [sys.executable, "-W", "ignore", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        pids = {int(training.stdout.readline())}
+        if then != "time.sleep(60)":
+            pids.add(int(training.stdout.readline()))
+        time.sleep(0.2)
+        interrupt = time.monotonic()
+        (os.killpg if whole_group else os.kill)(training.pid, signal.SIGINT)
+        assert all(gone(pid, within_s=2 - (time.monotonic() - interrupt)) for pid in pids)
+        _, errors = training.communicate(timeout=10)
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+    finally:
+        training.kill()
+        training.communicate()
