@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fogx.jobs.check import check as check
     from fogx.jobs.repair import repair as repair
     from fogx.settings import config as config
+    from fogx.training.cache import clear_cache as clear_cache
+    from fogx.training.windows import seconds as seconds
+    from fogx.training.windows import steps as steps
 
 __version__ = "0.1.0"
 
@@ -30,6 +33,7 @@ _WHERE = {
     "Feature": "fogx.feature",
     "FogxError": "fogx.errors",
     "check": "fogx.jobs.check",
+    "clear_cache": "fogx.training.cache",
     "config": "fogx.settings",
     "repair": "fogx.jobs.repair",
     "exact": "fogx.align.policy",
@@ -37,7 +41,9 @@ _WHERE = {
     "linear": "fogx.align.policy",
     "nearest": "fogx.align.policy",
     "next": "fogx.align.policy",
+    "seconds": "fogx.training.windows",
     "slerp": "fogx.align.policy",
+    "steps": "fogx.training.windows",
 }
 
 __all__ = [
@@ -47,6 +53,7 @@ __all__ = [
     "FogxError",
     "__version__",
     "check",
+    "clear_cache",
     "config",
     "exact",
     "hold",
@@ -54,7 +61,9 @@ __all__ = [
     "nearest",
     "next",
     "repair",
+    "seconds",
     "slerp",
+    "steps",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from fogx.align.policy import Align
     from fogx.training.torch import StepDataset
+    from fogx.training.windows import StepWindow, TimeWindow
 
 
 class Dataset:
@@ -527,25 +528,81 @@ class Dataset:
         return export_episodes(self._roots.write, choose(self._roots, episodes), format, path, name, options)
 
     def as_pytorch_dataset(
-        self, episodes: Any = None, *, features: str | Sequence[str] | None = None, level: str = "step"
+        self,
+        episodes: Any = None,
+        *,
+        windows: Mapping[str, StepWindow | TimeWindow | Sequence[float]] | None = None,
+        features: str | Sequence[str] | None = None,
+        level: str = "step",
+        rename: Mapping[str, str] | None = None,
+        keys: str | None = None,
+        where: pl.Expr | None = None,
+        every: int = 1,
+        pad: str = "edge",
+        image_size: tuple[int, int] | None = None,
+        dtype: str = "float32",
+        language: str | None = None,
+        goals: Mapping[str, str] | None = None,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> StepDataset:
         """Return a map-style `torch.utils.data.Dataset` over the selected episodes; safe in forked and spawned workers.
 
-        An item is a dict that the default collate takes: tensors, strings, cameras as uint8 (C, H, W). Features that not all
-        episodes share, or share in another dtype or shape, are left out, which is said once; name them in `features` to have
-        them, with `<feature>_is_valid`. Where a step has no value the item has zeros and `<feature>_is_valid` is False.
+        An item is a dict that the default collate takes: tensors, strings, cameras as uint8 (C, H, W) (in channels-last memory), and
+        `episode_id` and `step_index`. Features that not all episodes share, or share in another dtype or shape, are left out, which
+        is said once; name them in `features` to have them, with `<feature>_is_valid`. Where a step has no value the item has zeros
+        and `<feature>_is_valid` is False. `.iterable()` gives the same items as an iterable dataset.
+
+        What is read but images is kept on disk, to be read faster by all processes and next time: see `fox.config(cache_dir=,
+        cache_mb=)` and `fox.clear_cache()`.
 
         Args:
             episodes: As in `read_by`.
+            windows: Feature → the steps that items have of it, relative to their own and with a time axis of their number W:
+                `{"action": fox.steps(0, 16), "observation/image": fox.steps(-1, 1)}` are 16 actions from now on and the last two
+                images. `fox.seconds(start, stop, hz=)`, or a list of times in s, takes for each time the newest step that is not
+                later. Windows never leave the episode; `<feature>_is_pad` `(W,)` says where they would.
             features: Names to read; nothing else is read from disk. `None` takes all that the episodes share.
-            level: `"step"` for one item a step, `"episode"` for one item an episode with a leading time axis.
+            level: `"step"` for one item a step. `"window"` for stretches as long as the longest window, one after the other, so that
+                it has each step once. `"episode"` for one item an episode with a leading time axis; `fogx.training.torch.collate`
+                makes batches of these.
+            rename: Stored name → name that items, and all other arguments, use.
+            keys: `"lerobot"` spells the names of items as LeRobot does (`observation.images.wrist`, `observation.state`, `action`,
+                `action_is_pad`, `task`, `timestamp`, `frame_index`, `episode_index`, `index`).
+            where: Expression over the columns of steps that is True where items may stand, as in `pl.col("reward") > 0`; windows may
+                reach beyond it. It is evaluated once, here, and reads only the columns that it names.
+            every: Keeps each n-th item of an episode.
+            pad: What stands past the ends of an episode: `"edge"` repeats its first or last step, `"zero"` gives zeros and empty
+                texts, `"drop"` leaves items out whose windows would leave the episode.
+            image_size: (height, width) of images; they are resized, bilinear and with antialias (masks, labels and depth: nearest).
+            dtype: Of all floats: `"float16"`, `"float32"` or `"float64"`.
+            language: Adds `language_instruction`: the first, or a random one, of the texts that tell the robot what to do at the
+                item's step (features named `language_…`) and the column `task`, of those that are not empty.
+            goals: Feature → `"last"` or `"future"`: adds `goal/<feature>`, its value at the episode's last step, or at a random later
+                one than the item's.
+            transform: Is given each item and returns it changed; sent to workers, so spawned ones need one that can be pickled.
 
         Raises:
-            FeatureNotFoundError: A name that no selected episode has.
-            SelectionError: An unknown `level`.
+            FeatureNotFoundError: A name that no selected episode has, or that items do not carry.
+            SelectionError: Options that are not known, or do not fit each other; windows in seconds over episodes without times
+                and `control_hz`.
             MissingExtraError: `pip install 'fogx[torch]'` is needed.
         """
-        from fogx.reading.training import training_index
-        from fogx.training.torch import StepDataset
+        from fogx.reading.training import training_data
+        from fogx.training.torch import step_dataset
 
-        return StepDataset(training_index(choose(self._roots, episodes), features), level)
+        index, spec = training_data(
+            choose(self._roots, episodes),
+            windows=windows,
+            features=features,
+            level=level,
+            rename=rename,
+            keys=keys,
+            where=where,
+            every=every,
+            pad=pad,
+            image_size=image_size,
+            dtype=dtype,
+            language=language,
+            goals=goals,
+        )
+        return step_dataset(index, spec, level, transform=transform)

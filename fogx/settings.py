@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Config:
         memory_mb: Budget for what fogx keeps in memory to read faster, in MiB, per process.
         max_pixels: Largest image that is decoded, in pixels.
         progress: Whether long calls draw a progress bar.
+        cache_mb: Room on disk for the columns that training reads, in MiB; the least recently used go first.
+        cache_dir: Folder that they are kept in; `None` for the user's cache folder.
     """
 
     image: str = "jpeg"
@@ -34,14 +37,22 @@ class Config:
     memory_mb: int = 512
     max_pixels: int = 64_000_000
     progress: bool = True
+    cache_mb: int = 20_000
+    cache_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
+        folder = self.cache_dir
         allowed = {
             "image": (self.image in ("jpeg", "png"), "'jpeg' or 'png'"),
             "jpeg_quality": (_whole(self.jpeg_quality) and 1 <= self.jpeg_quality <= 100, "1 to 100"),
             "memory_mb": (_whole(self.memory_mb) and self.memory_mb >= 1, "a whole number from 1"),
             "max_pixels": (_whole(self.max_pixels) and self.max_pixels >= 1, "a whole number from 1"),
             "progress": (isinstance(self.progress, bool), "True or False"),
+            "cache_mb": (_whole(self.cache_mb) and self.cache_mb >= 1, "a whole number from 1"),
+            "cache_dir": (
+                folder is None or (isinstance(folder, (str, os.PathLike)) and bool(os.fspath(folder))),
+                "a folder, or None",
+            ),
         }
         for name, (fits, what) in allowed.items():
             if not fits:

@@ -19,6 +19,7 @@ def test_the_public_names() -> None:
         "FogxError",
         "__version__",
         "check",
+        "clear_cache",
         "config",
         "exact",
         "hold",
@@ -26,7 +27,9 @@ def test_the_public_names() -> None:
         "nearest",
         "next",
         "repair",
+        "seconds",
         "slerp",
+        "steps",
     ]
     assert dir(fogx) == sorted(fogx.__all__)
 

@@ -15,7 +15,15 @@ def _defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_call_without_arguments_shows_the_defaults() -> None:
-    assert fox.config() == Config(image="jpeg", jpeg_quality=95, memory_mb=512, max_pixels=64_000_000, progress=True)
+    assert fox.config() == Config(
+        image="jpeg",
+        jpeg_quality=95,
+        memory_mb=512,
+        max_pixels=64_000_000,
+        progress=True,
+        cache_mb=20_000,
+        cache_dir=None,
+    )
 
 
 def test_a_change_stays_and_leaves_the_rest() -> None:
@@ -35,6 +43,9 @@ def test_a_change_stays_and_leaves_the_rest() -> None:
         ("memory_mb", "512", "a whole number from 1"),
         ("max_pixels", -1, "a whole number from 1"),
         ("progress", 1, "True or False"),
+        ("cache_mb", 0, "a whole number from 1"),
+        ("cache_dir", "", "a folder, or None"),
+        ("cache_dir", 7, "a folder, or None"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_and_changes_nothing(option: str, value: object, allowed: str) -> None:
@@ -51,7 +62,7 @@ def test_bounds_are_included(quality: int) -> None:
 
 
 def test_an_unknown_option_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"no option 'memory'; there are: image, .*progress\. Did you mean 'memory_mb'\?"):
+    with pytest.raises(ConfigError, match=r"no option 'memory'; there are: image, .*cache_dir\. Did you mean 'memory_mb'\?"):
         fox.config(memory=1)
 
 

@@ -19,11 +19,8 @@ from fogx.reading.roots import Chosen, Root, read_index_files
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.frames import read_frames
-from fogx.storage.tables.index import IndexRow, read_index, read_schema
+from fogx.storage.tables.index import SHARED, IndexRow, check_index, read_index, read_schema
 from fogx.storage.tables.steps import RECEIVED, read_steps
-
-_SHARED = ("episode_id", "schema_id", "num_steps")
-"""What an episode's row and its index row both say."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,9 @@ class Located:
 def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "streams", "metadata")) -> list[Located]:
     """Read the index rows of episodes, each index file once; the order is kept."""
     result: list[Located | None] = [None] * len(chosen)
-    for root, pointers, positions in chosen.by_root(["index_file", "index_row", *_SHARED]):
+    for root, pointers, positions in chosen.by_root(["index_file", "index_row", *SHARED]):
         rows = chosen.tables[chosen.root[positions[0]]]
-        said = pointers.select(_SHARED).to_pylist()
+        said = pointers.select(SHARED).to_pylist()
         read = functools.partial(read_index, root.store, parts=parts)
         for same, found in read_index_files(root, pointers, read):
             for number, index in zip(same.tolist(), found, strict=True):
@@ -71,20 +68,6 @@ def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "streams",
                 position = positions[number]
                 result[position] = Located(root, rows, int(chosen.row[position]), index)
     return [located for located in result if located is not None]
-
-
-def check_index(root: str, row: Mapping[str, Any], index: IndexRow) -> None:
-    """Refuse an index row that is of another episode than the row that points to it.
-
-    Raises:
-        CorruptDataError: Names the episode and what differs.
-    """
-    for name in _SHARED:
-        if row[name] != getattr(index, name):
-            raise CorruptDataError(
-                f"{root}: episode {str(row['episode_id'])[:60]} points to an index row with {name} {str(getattr(index, name))[:60]}, "
-                f"its own is {str(row[name])[:60]}. See what is damaged with fox.check({root!r})."
-            )
 
 
 def decoder(feature: Feature) -> Callable[[bytes], Any]:

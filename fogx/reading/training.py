@@ -1,70 +1,348 @@
-"""Turns a selection into what training reads: a plain index that leaves pandas, polars and Delta Lake behind."""
+"""Turns a selection into what training reads: plain arrays that leave pandas, polars and Delta Lake behind."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from fogx.errors import FeatureNotFoundError, did_you_mean, listing
-from fogx.feature import Feature, Schema
-from fogx.reading.episodes import locate
-from fogx.reading.roots import Chosen
-from fogx.training.index import Entry, TrainingIndex
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from fogx.errors import CorruptDataError, FeatureNotFoundError, SelectionError, did_you_mean, in_one_line, listing
+from fogx.feature import Feature, Schema, check_feature_name, role_of
+from fogx.reading.roots import Chosen, read_index_files
+from fogx.reading.steps import lazy_steps
+from fogx.settings import config
+from fogx.storage.tables.index import read_partial, read_schema
+from fogx.training.anchors import anchors_of, full_by_rate, full_by_steps, full_by_times, stretch_of, whole_number
+from fogx.training.index import Anchors, EpisodeColumns, TrainingIndex
+from fogx.training.items import ItemSpec
+from fogx.training.windows import TimeWindow, Window, as_window
 
 logger = logging.getLogger("fogx")
 
+LEVELS = ("step", "window", "episode")
+PADS = ("edge", "zero", "drop")
+FLOATS = ("float16", "float32", "float64")
+LANGUAGES = ("first", "random")
+GOALS = ("last", "future")
+KEYS = ("lerobot",)
 
-def training_index(chosen: Chosen, names: str | Sequence[str] | None) -> TrainingIndex:
-    """Return the index of episodes for training; see `Dataset.as_pytorch_dataset`.
+Mask = Callable[[Chosen], np.ndarray]
+"""Given the episodes, returns `(M,)` bool over all of their steps, one episode after the other."""
+
+
+def training_data(
+    chosen: Chosen,
+    *,
+    windows: Mapping[str, Any] | None = None,
+    features: str | Sequence[str] | None = None,
+    level: str = "step",
+    rename: Mapping[str, str] | None = None,
+    keys: str | None = None,
+    where: pl.Expr | Mask | None = None,
+    every: int = 1,
+    pad: str = "edge",
+    image_size: tuple[int, int] | None = None,
+    dtype: str = "float32",
+    language: str | None = None,
+    goals: Mapping[str, str] | None = None,
+) -> tuple[TrainingIndex, ItemSpec]:
+    """Return the index of episodes for training, and what items are made of; see `Dataset.as_pytorch_dataset`.
 
     Args:
         chosen: The episodes, in order.
-        names: Features that items carry; `None` takes those that all episodes share.
+        windows: Feature → window.
+        features: Features that items carry; `None` takes those that all episodes share.
+        level: `"step"`, `"window"` or `"episode"`.
+        rename: Stored name → name.
+        keys: `"lerobot"` for its names; `None` for fogx' own.
+        where: Which steps items stand at.
+        every: Keeps each n-th of them.
+        pad: What stands past the ends of an episode.
+        image_size: Height and width of images.
+        dtype: Of floats.
+        language: Adds an instruction.
+        goals: Feature → which of its later values is the goal.
+
+    Raises:
+        FeatureNotFoundError: A name that no selected episode has, or that items do not carry.
+        SelectionError: Options that are not known, or do not fit each other.
     """
-    names = [names] if isinstance(names, str) else names
-    located = locate(chosen, ("steps", "frames"))
-    schemas = [member.schema for member in located]
-    entries = [
-        Entry(m.root.store, m.episode_id, schema, m.index.num_steps, m.index.steps, m.index.frames)
-        for m, schema in zip(located, schemas, strict=True)
+    for name, value, known in (("level", level, LEVELS), ("pad", pad, PADS), ("dtype", dtype, FLOATS)):
+        _check_choice(name, value, known)
+    if language is not None:
+        _check_choice("language", language, LANGUAGES)
+    if keys is not None:
+        _check_choice("keys", keys, KEYS)
+    whole_number("every", every, 1)
+    features = [features] if isinstance(features, str) else features
+    episodes = _episodes(chosen, with_tasks=language is not None)
+    names = _Names(episodes.schemas, rename or {})
+    shown = names.shared() if features is None else {name: names.named(name) for name in features}
+    spans = {name: as_window(value, name) for name, value in (windows or {}).items()}
+    for name in spans:
+        _check_carried("windows", name, shown, names)
+    if spans and level == "episode":
+        raise SelectionError("level='episode' gives whole episodes, in which windows have no place; leave windows= out.")
+    aims = dict(goals or {})
+    for name, kind in aims.items():
+        _check_choice(f"goals={{{name!r}: …}}", kind, GOALS)
+    instructions = names.instructions() if language is not None else {}
+    if language is not None and not instructions and not len(episodes.tasks):
+        raise SelectionError(
+            f"language={language!r}: none of the {len(episodes)} selected episodes has an instruction, neither as a feature "
+            "(language_instruction) nor as a task. Leave language= out, or set the column 'task' with update_episode_info(...)."
+        )
+    read = {**instructions, **{name: names.named(name) for name in aims}, **shown}
+    in_seconds = any(isinstance(window, TimeWindow) for window in spans.values())
+    if in_seconds:
+        _check_timed(episodes)
+    stored = {name: names.stored[name] for name in read}
+    partial = _partial(chosen) | {old for old in stored.values() for schema in episodes.schemas if old not in schema.features}
+    validated = frozenset(name for name, old in stored.items() if old in partial)
+    mask = None if where is None else _mask(chosen, where, names, int(episodes.num_steps.sum()))
+    anchors = _anchors(chosen, episodes, spans, level, every, mask, pad == "drop")
+    index = TrainingIndex(
+        episodes, read, list(shown), stored, validated, anchors, (in_seconds or keys is not None) and bool(episodes.timed.any())
+    )
+    size = None if image_size is None else _size(image_size)
+    return index, ItemSpec(spans, pad, dtype, size, language, list(instructions), aims, keys)
+
+
+def _episodes(chosen: Chosen, *, with_tasks: bool) -> EpisodeColumns:
+    table = chosen.table(["episode_id", "schema_id", "num_steps", "control_hz", "start_ns", "index_file", "index_row"])
+    lost = max(table[name].null_count for name in ("episode_id", "schema_id", "num_steps", "index_file", "index_row"))
+    steps = table["num_steps"].combine_chunks().fill_null(0).to_numpy()
+    if lost or (steps < 0).any():
+        raise CorruptDataError(
+            f"{listing(root.path for root in chosen.roots)}: rows of the episodes table lack what every row has; check() says which."
+        )
+    schema_ids = table["schema_id"].combine_chunks().dictionary_encode()
+    files = table["index_file"].combine_chunks().dictionary_encode()
+    codes = schema_ids.indices.to_numpy()
+    used, first = np.unique(codes, return_index=True)
+    schemas = [
+        read_schema(chosen.roots[chosen.root[row]].store, schema_ids.dictionary[code].as_py())
+        for code, row in zip(used.tolist(), first.tolist(), strict=True)
     ]
-    unlike = list(dict.fromkeys(schemas))
-    everything = list(dict.fromkeys(name for schema in unlike for name in schema))
-    features = {name: _shared(name, unlike) for name in everything}
-    if names is None:
-        left_out = [name for name, feature in features.items() if feature is None]
+    tasks, task = _tasks(chosen) if with_tasks else ([], np.full(len(chosen), -1))
+    return EpisodeColumns(
+        stores=[root.store for root in chosen.roots],
+        schemas=schemas,
+        index_files=files.dictionary.to_pylist(),
+        ids=table["episode_id"].combine_chunks(),
+        store=chosen.root.astype(np.int32),
+        schema=np.searchsorted(used, codes).astype(np.int32),
+        index_file=files.indices.to_numpy(),
+        index_row=table["index_row"].combine_chunks().to_numpy().astype(np.int64),
+        num_steps=steps.astype(np.int64),
+        control_hz=table["control_hz"].combine_chunks().fill_null(np.nan).to_numpy(),
+        timed=np.asarray(table["start_ns"].combine_chunks().is_valid().to_numpy(zero_copy_only=False), bool),
+        tasks=tasks,
+        task=task,
+    )
+
+
+def _tasks(chosen: Chosen) -> tuple[list[str], np.ndarray]:
+    """Return the texts of the column `task`, and which of them each episode has."""
+    known: dict[str, int] = {}
+    result = np.full(len(chosen), -1, np.int32)
+    for _, rows, positions in chosen.by_root():
+        if "task" in rows.column_names and (pa.types.is_string(rows["task"].type) or pa.types.is_string_view(rows["task"].type)):
+            coded = rows["task"].combine_chunks().cast(pa.string()).dictionary_encode()
+            codes = np.array([known.setdefault(text, len(known)) for text in coded.dictionary.to_pylist()] or [-1], np.int32)
+            at = coded.indices.fill_null(-1).to_numpy()
+            result[positions] = np.where(at >= 0, codes[at], -1)
+    return list(known), result
+
+
+def _partial(chosen: Chosen) -> set[str]:
+    """Return the features that some step of some episode lacks."""
+    found: set[str] = set()
+    for root, rows, _ in chosen.by_root(["index_file", "index_row"]):
+        for _, names in read_index_files(root, rows, functools.partial(read_partial, root.store)):
+            found |= names
+    return found
+
+
+class _Names:
+    """The features of schemas under their new names.
+
+    Args:
+        schemas: Schemas.
+        rename: Stored name → new name.
+
+    Raises:
+        FeatureNotFoundError: A name to be changed that no schema has.
+        SelectionError: Two features that get one name.
+        FeatureError: A name that no feature can have.
+    """
+
+    def __init__(self, schemas: Sequence[Schema], rename: Mapping[str, str]) -> None:
+        self._schemas = schemas
+        everything = list(dict.fromkeys(name for schema in schemas for name in schema))
+        for name in rename:
+            if name not in everything:
+                raise FeatureNotFoundError(
+                    f"rename= names {name!r}, which no selected episode has; features are: {listing(everything)}."
+                    f"{did_you_mean(name, everything)}"
+                )
+        self.stored: dict[str, str] = {}
+        for name in everything:
+            new = check_feature_name(rename.get(name, name))
+            if new in self.stored:
+                raise SelectionError(
+                    f"rename= gives two features one name: {self.stored[new]!r} and {name!r} would both be {new!r}. Choose another "
+                    "name for one of them."
+                )
+            self.stored[new] = name
+
+    def shared(self) -> dict[str, Feature]:
+        """Return the features that all schemas have with one dtype and fixed shape; say once which are left out."""
+        found = {name: self._shared(name) for name in self.stored}
+        left_out = [name for name, feature in found.items() if feature is None]
         if left_out:
             logger.warning(
                 "as_pytorch_dataset: left out %s: not in all of the %d schemas selected with one dtype and fixed shape. "
                 "Name them in features= to have those that fit.",
                 listing(left_out),
-                len(unlike),
+                len(self._schemas),
             )
-        taken = {name: feature for name, feature in features.items() if feature is not None}
-    else:
-        taken = {name: _named(name, unlike, everything) for name in names}
-    partial = {name for member in located for name in member.index.partial}
-    absent = {name for name in taken for schema in unlike if name not in schema.features}
-    return TrainingIndex(entries, taken, frozenset((partial | absent) & set(taken)))
+        return {name: feature for name, feature in found.items() if feature is not None}
+
+    def named(self, name: str) -> Feature:
+        """Return a feature that some schema has.
+
+        Raises:
+            FeatureNotFoundError: None has it, or not all that do have the same dtype and shape.
+        """
+        found = self._found(name)
+        if not found:
+            raise FeatureNotFoundError(
+                f"no selected episode has {name!r}; features are: {listing(self.stored)}.{did_you_mean(name, self.stored)}"
+            )
+        if len({_kind(feature) for feature in found}) > 1:
+            kinds = listing(dict.fromkeys(feature.describe() for feature in found))
+            raise FeatureNotFoundError(
+                f"{name!r} is not one thing in the selected episodes ({kinds}); select episodes where it is."
+            )
+        return found[0]
+
+    def instructions(self) -> dict[str, Feature]:
+        """Return the features that hold one text a step that tells the robot what to do."""
+        return {
+            name: self._found(name)[0]
+            for name, stored in self.stored.items()
+            if role_of(stored) == "language"
+            and all(f.dtype == "str" and f.shape == () and not f.in_frames for f in self._found(name))
+        }
+
+    def renamed(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """Return steps under the new names."""
+        return frame.rename({stored: name for name, stored in self.stored.items() if name != stored}, strict=False)
+
+    def _found(self, name: str) -> list[Feature]:
+        stored = self.stored.get(name, "")
+        return [schema.features[stored] for schema in self._schemas if stored in schema.features]
+
+    def _shared(self, name: str) -> Feature | None:
+        found = self._found(name)
+        fits = len(found) == len(self._schemas) and len({_kind(f) for f in found}) == 1
+        return found[0] if fits and found[0].shape is not None and not found[0].is_variable else None
 
 
 def _kind(feature: Feature) -> tuple[object, ...]:
     return feature.dtype, feature.shape, feature.is_image, feature.in_frames
 
 
-def _shared(name: str, schemas: Sequence[Schema]) -> Feature | None:
-    found = [schema.features[name] for schema in schemas if name in schema.features]
-    fits = len(found) == len(schemas) and len({_kind(f) for f in found}) == 1
-    return found[0] if fits and found[0].shape is not None and not found[0].is_variable else None
+def _mask(chosen: Chosen, where: pl.Expr | Mask, names: _Names, total: int) -> np.ndarray:
+    """Return at which steps items may stand.
 
-
-def _named(name: str, schemas: Sequence[Schema], everything: Sequence[str]) -> Feature:
-    found = [schema.features[name] for schema in schemas if name in schema.features]
-    if not found:
-        raise FeatureNotFoundError(
-            f"no selected episode has {name!r}; features are: {listing(everything)}.{did_you_mean(name, everything)}"
+    Raises:
+        FeatureNotFoundError: The expression names a column that there is not.
+        SelectionError: It does not give one bool a step.
+    """
+    if not isinstance(where, pl.Expr):
+        if not callable(where):
+            raise SelectionError(f"where= is a {type(where).__name__}; give a polars expression over the columns of steps.")
+        return where(chosen)
+    steps = names.renamed(lazy_steps(chosen, "index", None))
+    try:
+        found = steps.select(where.alias("where")).collect()["where"]
+    except pl.exceptions.ColumnNotFoundError as error:
+        known = list(names.stored)
+        raise FeatureNotFoundError(f"where=: no column {in_one_line(error)}; there are: {listing(known)}.") from error
+    except pl.exceptions.PolarsError as error:
+        raise SelectionError(f"where= cannot be evaluated over the columns of steps: {in_one_line(error)}.") from error
+    if found.dtype != pl.Boolean or len(found) != total:
+        raise SelectionError(
+            f"where= gives {len(found)} values of {found.dtype} for {total} steps; give one bool a step, as in "
+            "pl.col('step_index') > 0."
         )
-    if len({_kind(f) for f in found}) > 1:
-        kinds = listing(dict.fromkeys(f.describe() for f in found))
-        raise FeatureNotFoundError(f"{name!r} is not one thing in the selected episodes ({kinds}); select episodes where it is.")
-    return found[0]
+    return found.fill_null(False).to_numpy()
+
+
+def _anchors(
+    chosen: Chosen,
+    episodes: EpisodeColumns,
+    windows: Mapping[str, Window],
+    level: str,
+    every: int,
+    mask: np.ndarray | None,
+    drop: bool,
+) -> Anchors:
+    spans, num_steps = windows.values(), episodes.num_steps
+    stretch = stretch_of(spans) if level == "window" else None
+    if not drop:
+        return anchors_of(num_steps, stretch=stretch, every=every, chosen=mask)
+    low, high = full_by_steps(spans, num_steps)
+    full = None
+    if any(isinstance(window, TimeWindow) for window in spans):
+        slow_low, slow_high = full_by_rate(spans, num_steps, np.nan_to_num(episodes.control_hz, nan=1.0))
+        low = np.where(episodes.timed, low, np.maximum(low, slow_low))
+        high = np.where(episodes.timed, high, np.minimum(high, slow_high))
+        if episodes.timed.any():
+            times = lazy_steps(chosen, "index", None).select("timestamp_ns").collect()["timestamp_ns"].fill_null(0).to_numpy()
+            full = full_by_times(spans, times, num_steps) | np.repeat(~episodes.timed, num_steps)
+    return anchors_of(num_steps, stretch=stretch, every=every, chosen=mask, full=full, bounds=(low, high))
+
+
+def _check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SelectionError(f"{name}={value!r} is not known; use one of: {listing(known)}.{did_you_mean(str(value), known)}")
+
+
+def _check_carried(option: str, name: str, shown: Mapping[str, Feature], names: _Names) -> None:
+    if name in shown:
+        return
+    if name in names.stored:
+        raise FeatureNotFoundError(f"{option}= names {name!r}, which items do not carry; name it in features= too.")
+    raise FeatureNotFoundError(
+        f"{option}= names {name!r}, which no selected episode has; items carry: {listing(shown)}.{did_you_mean(name, shown)}"
+    )
+
+
+def _check_timed(episodes: EpisodeColumns) -> None:
+    lost = ~episodes.timed & ~(episodes.control_hz > 0) & (episodes.num_steps > 0)
+    if lost.any():
+        first = episodes.ids[int(np.flatnonzero(lost)[0])].as_py()
+        raise SelectionError(
+            f"windows in seconds need times or control_hz; {int(lost.sum())} of {len(episodes)} selected episodes have neither (first "
+            f"{first}). Set control_hz with update_episode_info(...), leave them out, or count in steps: fox.steps(start, stop)."
+        )
+
+
+def _size(given: object) -> tuple[int, int]:
+    if not isinstance(given, Sequence) or len(given) != 2:
+        raise SelectionError(f"image_size={given!r}: give (height, width) in pixels.")
+    height, width = (whole_number("image_size", side, 1) for side in given)
+    if height * width > config().max_pixels:
+        raise SelectionError(
+            f"image_size={given!r} has more pixels than the limit of {config().max_pixels}; call "
+            f"fox.config(max_pixels={height * width})."
+        )
+    return height, width

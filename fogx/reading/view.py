@@ -12,11 +12,11 @@ import pyarrow as pa
 from fogx.errors import FeatureNotFoundError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
-from fogx.reading.episodes import cells, check_index, decoder
+from fogx.reading.episodes import cells, decoder
 from fogx.show.html import card
 from fogx.storage.files.store import Store
 from fogx.storage.tables.frames import read_frames
-from fogx.storage.tables.index import IndexRow, read_index, read_schema
+from fogx.storage.tables.index import IndexRow, check_index, read_index, read_schema
 from fogx.storage.tables.steps import read_steps
 
 

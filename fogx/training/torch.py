@@ -1,50 +1,99 @@
-"""The map-style PyTorch dataset. Importing this module imports torch."""
+"""PyTorch datasets over a selection. Importing this module imports torch."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
-from fogx.errors import SelectionError, did_you_mean, listing, missing_extra
+from fogx.errors import SelectionError, listing, missing_extra
+from fogx.protocols import object_array
 from fogx.training.index import TrainingIndex
-from fogx.training.items import ItemReader
+from fogx.training.items import Batch, ItemReader, ItemSpec
+from fogx.training.names import lerobot_names
 
 try:
     import torch
 except ImportError as error:
     raise missing_extra("torch", "torch", "as_pytorch_dataset()") from error
 
-LEVELS = ("step", "episode")
+Stage = Callable[[Batch], Batch]
+"""Changes a batch of numpy arrays; the first axis is the item."""
+
+_AT_ONCE = 64
+"""Items that the iterable twin reads together."""
+
+
+class Items(Sequence[dict[str, Any]]):
+    """Items that were read together. Any collate function takes it as it takes a list; `collate` takes `batch`, stacked already.
+
+    Args:
+        batch: Name → tensor of B items, or list of B texts or tensors.
+        count: B.
+    """
+
+    def __init__(self, batch: Mapping[str, Any], count: int) -> None:
+        self.batch = dict(batch)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, item: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, item: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """Return one item, or a list of some."""
+        if isinstance(item, slice):
+            return [self[number] for number in range(*item.indices(self._count))]
+        if not -self._count <= item < self._count:
+            raise IndexError(f"item {item} of {self._count}.")
+        found = {name: values[item] for name, values in self.batch.items()}
+        return {**found, "step_index": int(found["step_index"])} if "step_index" in found else found
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch of items: of `Items` the one they came in, of others what PyTorch's own function makes of them.
+
+    Whole episodes are filled up with zeros to the longest, and `is_pad` (B, T) says where.
+
+    Args:
+        items: What a dataset's `__getitems__` returned.
+    """
+    if isinstance(items, Items):
+        return items.batch
+    if isinstance(_step_of(items[0]), torch.Tensor) and _step_of(items[0]).ndim == 1:
+        return _padded(items)
+    result: dict[str, Any] = torch.utils.data.default_collate(list(items))
+    return result
 
 
 class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Steps (or whole episodes) of a selection; see `fogx.Dataset.as_pytorch_dataset`.
+    """Steps (stretches of steps, whole episodes) of a selection; see `fogx.Dataset.as_pytorch_dataset`.
 
     Args:
         index: The selection.
-        level: `"step"` or `"episode"`.
-
-    Raises:
-        SelectionError: An unknown level.
+        spec: What items are made of.
+        level: `"step"`, `"window"` or `"episode"`.
+        stages: What is done to each batch of arrays, in order.
     """
 
-    def __init__(self, index: TrainingIndex, level: str = "step") -> None:
-        if level not in LEVELS:
-            raise SelectionError(
-                f"level={level!r} is not known; use one of: {listing(LEVELS)}.{did_you_mean(str(level), LEVELS)}"
-            )
+    def __init__(self, index: TrainingIndex, spec: ItemSpec, level: str = "step", stages: Sequence[Stage] = ()) -> None:
         self.level = level
-        self._reader = ItemReader(index)
+        self.stages = tuple(stages)
+        self._reader = ItemReader(index, spec)
 
     @property
     def features(self) -> list[str]:
-        """Names of the features that every item carries."""
-        return list(self._reader.index.features)
+        """Names of the features that every item carries, as items spell them."""
+        index = self._reader.index
+        return list(index.shown) if self._reader.spec.keys is None else list(lerobot_names(index.features, index.shown).values())
 
     def __len__(self) -> int:
         index = self._reader.index
-        return index.num_steps if self.level == "step" else len(index.entries)
+        return len(index.episodes) if self.level == "episode" else len(index.anchors)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         """Return one item; floats are float32, cameras uint8 (C, H, W), with a leading time axis for whole episodes.
@@ -53,23 +102,161 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
             IndexError: Past the ends.
             CorruptDataError: Stored data fails a checksum.
         """
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int]) -> Sequence[dict[str, Any]]:
+        """Return many items, read together; PyTorch's loader calls this.
+
+        Raises:
+            IndexError: Past the ends.
+            CorruptDataError: Stored data fails a checksum.
+        """
         count = len(self)
-        if not -count <= item < count:
-            raise IndexError(f"item {item} of {count}.")
-        item = int(item) % count
-        values = self._reader.step(item) if self.level == "step" else self._reader.episode(item)
-        return {name: _tensor(value) for name, value in values.items()}
+        for item in items:
+            if not -count <= item < count:
+                raise IndexError(f"item {item} of {count}.")
+        items = [item if item >= 0 else item + count for item in items]
+        if self.level == "episode":
+            found = self._reader.episodes(items)
+            return [self._whole(int(number), batch) for number, batch in zip(items, found, strict=True)]
+        return Items(self._tensors(self._reader.batch(items)), len(items))
+
+    def iterable(self) -> StepStream:
+        """Return the same items as an iterable dataset, in order; each worker of a loader gives a part of them."""
+        return StepStream(self)
+
+    def blocks(self) -> list[int]:
+        """Return the sizes of runs of items that follow one another and lie together, which are quick to read together."""
+        index = self._reader.index
+        counts = np.ones(len(index.episodes), np.int64) if self.level == "episode" else index.anchors.counts
+        starts = np.flatnonzero(np.r_[True, np.diff(index.block_of) != 0]) if len(counts) else np.zeros(0, np.int64)
+        return [size for size in np.add.reduceat(counts, starts).tolist() if size] if len(starts) else []
 
     def __repr__(self) -> str:
-        return f"<fogx {self.level}s: {len(self)} items of {len(self._reader.index.entries)} episodes; {listing(self.features)}>"
+        index = self._reader.index
+        return f"<fogx {self.level}s: {len(self)} items of {len(index.episodes)} episodes; {listing(self.features)}>"
+
+    def _tensors(self, batch: Batch) -> dict[str, Any]:
+        for stage in self.stages:
+            batch = stage(batch)
+        if self._reader.spec.keys is None:
+            return {name: tensor_of(values) for name, values in batch.items()}
+        names = lerobot_names(self._reader.index.features, batch)
+        return {names[name]: tensor_of(values) for name, values in batch.items()}
+
+    def _whole(self, number: int, batch: Batch) -> dict[str, Any]:
+        return {**self._tensors(batch), "episode_id": self._reader.index.episodes.ids[number].as_py()}
 
 
-def _tensor(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        wanted = np.float32 if value.dtype.kind == "f" else value.dtype
-        return torch.from_numpy(np.array(value, dtype=wanted, order="C"))
-    if isinstance(value, np.generic):
-        return torch.tensor(value.item(), dtype=torch.float32) if value.dtype.kind == "f" else torch.from_numpy(np.array(value))
-    if isinstance(value, np.ndarray):
-        return [_tensor(v) for v in value]
-    return value
+def step_dataset(
+    index: TrainingIndex,
+    spec: ItemSpec,
+    level: str,
+    *,
+    transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> StepDataset:
+    """Return a dataset whose batches go through all that was asked for; see `fogx.Dataset.as_pytorch_dataset`."""
+    stages = [] if transform is None else [PerItem(transform, whole=level == "episode")]
+    return StepDataset(index, spec, level, stages)
+
+
+class StepStream(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """The items of a dataset in order; each worker of a loader gives a part of them, so that together they give all.
+
+    Args:
+        dataset: The dataset.
+    """
+
+    def __init__(self, dataset: StepDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield items; a worker yields every so-manieth run of 64."""
+        worker, count = torch.utils.data.get_worker_info(), len(self.dataset)
+        first, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for start in range(first * _AT_ONCE, count, workers * _AT_ONCE):
+            yield from self.dataset.__getitems__(range(start, min(start + _AT_ONCE, count)))
+
+
+class PerItem:
+    """A stage that gives a user's function one item after the other.
+
+    Args:
+        function: Is given an item, a dict of tensors and texts, and returns one.
+        whole: Whether a batch is one item.
+    """
+
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], *, whole: bool) -> None:
+        self.function = function
+        self.whole = whole
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch of what the function returned.
+
+        Raises:
+            SelectionError: What it returned does not fit together; says what.
+        """
+        tensors = {name: tensor_of(values) for name, values in batch.items()}
+        if self.whole:
+            return {name: _array(value) for name, value in self._called(tensors).items()}
+        done = [self._called(item) for item in Items(tensors, len(batch["step_index"]))]
+        unlike = {name for item in done for name in item.keys() ^ done[0].keys()}
+        if unlike:
+            raise SelectionError(f"transform= returned some items with, and some without {listing(sorted(unlike))}.")
+        return {name: _stacked(name, [item[name] for item in done]) for name in (done[0] if done else batch)}
+
+    def _called(self, item: dict[str, Any]) -> dict[str, Any]:
+        result = self.function(item)
+        if not isinstance(result, dict):
+            raise SelectionError(f"transform= returned a {type(result).__name__}; it is given a dict, and returns one.")
+        return result
+
+
+def tensor_of(values: np.ndarray) -> Any:
+    """Return an array as a tensor of the same memory, and one of texts or of arrays of varying shape as (nested) lists."""
+    if values.dtype != object:
+        return torch.from_numpy(values)
+    return [_listed(value) for value in values]
+
+
+def _listed(value: Any) -> Any:
+    return tensor_of(value) if isinstance(value, np.ndarray) else value
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        found: np.ndarray = value.numpy()
+        return found
+    return object_array([_unlisted(item) for item in value]) if isinstance(value, list) else np.asarray(value)
+
+
+def _unlisted(value: Any) -> Any:
+    return _array(value) if isinstance(value, (torch.Tensor, list)) else value
+
+
+def _stacked(name: str, values: Sequence[Any]) -> np.ndarray:
+    if not isinstance(values[0], (torch.Tensor, np.ndarray, np.generic, int, float)):
+        return object_array([_unlisted(value) for value in values])
+    try:
+        return np.stack([_array(value) for value in values])
+    except ValueError:
+        shapes = listing(dict.fromkeys(str(tuple(np.shape(value))) for value in values), most=3)
+        raise SelectionError(f"transform= returned {name!r} in unlike shapes ({shapes}); items of a batch have one.") from None
+
+
+def _step_of(item: Mapping[str, Any]) -> Any:
+    return item.get("step_index", item.get("frame_index"))
+
+
+def _padded(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return episodes one below the other, zeros behind the shorter ones, and `is_pad` (B, T)."""
+    lengths = torch.tensor([len(_step_of(item)) for item in items])
+    result: dict[str, Any] = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        tensors = all(isinstance(value, torch.Tensor) for value in values)
+        result[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if tensors else values
+    return {**result, "is_pad": torch.arange(int(lengths.max())) >= lengths[:, None]}

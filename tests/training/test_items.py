@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fogx as fox
+from fogx import settings as settings_of_fogx
+from fogx.settings import Config
+from fogx.training import index
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
@@ -66,19 +69,17 @@ def _numbers(tmp_path, episodes=6, steps=2_000):
     return dataset
 
 
-def test_the_cache_keeps_to_its_budget(tmp_path):
+def test_what_cannot_be_cached_on_disk_keeps_to_its_budget_in_memory(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(settings_of_fogx, "_current", Config(memory_mb=2, cache_dir=tmp_path / "file"))
+    monkeypatch.setattr(index, "BLOCK_BYTES", 1 << 20)
+    (tmp_path / "file").write_text("no folder")
     items = _numbers(tmp_path).as_pytorch_dataset()
-    reader = items._reader
-    before = fox.config().memory_mb
-    fox.config(memory_mb=2)
-    try:
-        for i in np.random.default_rng(0).permutation(len(items))[:60]:
-            assert items[int(i)]["state"][7] == i
-            assert reader._cached_bytes <= 2 << 20
-            assert reader._cached_bytes == sum(size for _, size in reader._cache.values())
-    finally:
-        fox.config(memory_mb=before)
-    assert len(reader._cache) > 1
+    blocks = items._reader.blocks
+    for i in np.random.default_rng(0).permutation(len(items))[:60]:
+        assert items[int(i)]["state"][7] == i
+        assert 0 < blocks.kept_bytes <= 2 << 20
+    assert items._reader.index.num_blocks == 4
+    assert caplog.text.count("are kept in memory, up to fox.config(memory_mb=2)") == 1
 
 
 def test_a_pickle_carries_no_cache(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -114,7 +114,7 @@ class Store:
         try:
             return self._open(self.path(pointer), pointer)
         except FileNotFoundError:
-            raise self._lost(pointer) from None
+            raise self.lost(pointer) from None
 
     def open_named(self, name: str) -> IO[bytes]:
         """Open a file named by fogx itself, as `open` does a data file.
@@ -147,25 +147,43 @@ class Store:
         Raises:
             CorruptDataError: The file is gone, or shorter than a range.
         """
+        if not self.is_local:
+            return self.read_pieces([(pointer, start, stop) for start, stop in ranges])
         path = self.path(pointer)
         try:
-            if self.is_local:
-                handle = open_regular(path)
-                try:
-                    # Not left to pread, which makes room for all that is asked before it looks.
-                    size = os.fstat(handle).st_size
-                    result = [b"" if stop > size else os.pread(handle, stop - start, start) for start, stop in ranges]
-                finally:
-                    os.close(handle)
-            else:
-                starts, stops = [r[0] for r in ranges], [r[1] for r in ranges]
-                with self.asking(f"reading {pointer}", but=_MISSING):
-                    # By default errors come among the results.
-                    result = self._remote().cat_ranges([path] * len(ranges), starts, stops, on_error="raise")
+            handle = open_regular(path)
         except FileNotFoundError:
-            raise self._lost(pointer) from None
+            raise self.lost(pointer) from None
+        try:
+            # Not left to pread, which makes room for all that is asked before it looks.
+            size = os.fstat(handle).st_size
+            result = [b"" if stop > size else os.pread(handle, stop - start, start) for start, stop in ranges]
+        finally:
+            os.close(handle)
         if any(len(data) != stop - start for data, (start, stop) in zip(result, ranges, strict=True)):
             raise CorruptDataError(f"{path} is shorter than its index says. It was cut, or replaced.")
+        return result
+
+    def read_pieces(self, pieces: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Return the bytes of half-open `(pointer, start, stop)` ranges of files of a remote root, asked for all at once.
+
+        Raises:
+            CorruptDataError: A file is gone, or shorter than a range.
+        """
+        paths = [self.path(pointer) for pointer, _, _ in pieces]
+        what = f"reading {pieces[0][0]}" if pieces else "reading"
+        try:
+            with self.asking(what, but=_MISSING):
+                # By default errors come among the results.
+                result: list[bytes] = self._remote().cat_ranges(
+                    paths, [start for _, start, _ in pieces], [stop for _, _, stop in pieces], on_error="raise"
+                )
+        except FileNotFoundError as error:
+            gone = [pointer for pointer, _, _ in pieces if pointer in str(error)]
+            raise self.lost((gone or [pieces[0][0]])[0]) from None
+        for data, path, (_, start, stop) in zip(result, paths, pieces, strict=True):
+            if len(data) != stop - start:
+                raise CorruptDataError(f"{path} is shorter than its index says. It was cut, or replaced.")
         return result
 
     def read_small(self, name: str) -> bytes | None:
@@ -291,7 +309,8 @@ class Store:
                     self._remote().copy(source, target)
                 self._remove(source)
 
-    def _lost(self, pointer: str) -> CorruptDataError:
+    def lost(self, pointer: str) -> CorruptDataError:
+        """Build the error for a data file that is named but not there."""
         return CorruptDataError(
             f"{self.root}: the data file {pointer} is not there, though an episode names it. Where the handle is older than the last "
             "vacuum(), call refresh(); else check() tells which episodes need it."

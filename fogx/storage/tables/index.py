@@ -64,6 +64,9 @@ _SCHEMA = pa.schema(
 _LATER = ("streams", "align")
 """Columns that files of before do not have."""
 
+SHARED = ("episode_id", "schema_id", "num_steps")
+"""What an episode's row and its index row both say."""
+
 
 @dataclass(frozen=True)
 class IndexRow:
@@ -158,6 +161,20 @@ def read_index(
     return [found[int(row)] for row in rows]
 
 
+def check_index(root: str, row: Mapping[str, Any], index: IndexRow) -> None:
+    """Refuse an index row that is of another episode than the row that points to it.
+
+    Raises:
+        CorruptDataError: Names the episode and what differs.
+    """
+    for name in SHARED:
+        if row[name] != getattr(index, name):
+            raise CorruptDataError(
+                f"{root}: episode {str(row['episode_id'])[:60]} points to an index row with {name} {str(getattr(index, name))[:60]}, "
+                f"its own is {str(row[name])[:60]}. See what is damaged with fox.check({root!r})."
+            )
+
+
 def read_steps_places(store: Store, pointer: str, rows: np.ndarray) -> pa.Table:
     """Return where the steps of many episodes begin, without an object for each: `steps` of `read_index`, flat.
 
@@ -172,7 +189,33 @@ def read_steps_places(store: Store, pointer: str, rows: np.ndarray) -> pa.Table:
     Raises:
         CorruptDataError: As `read_index`.
     """
-    what, expected = f"{store.root}: {pointer}", pa.schema([_SCHEMA.field("steps")])
+    chosen = _column_of(store, pointer, rows, "steps")
+    with readable(f"{store.root}: {pointer}"):
+        flat = pa.Table.from_struct_array(chosen.flatten())
+        numbers = pc.list_parent_indices(chosen)
+        if any(column.null_count for column in flat.columns):
+            raise ValueError("a place lacks a part")
+        return flat.select(["file", "row_group", "first_row"]).append_column("number", numbers.cast(pa.int64()))
+
+
+def read_partial(store: Store, pointer: str, rows: np.ndarray) -> set[str]:
+    """Return the features that some step of many episodes lacks, without an object for each: `partial` of `read_index`.
+
+    Args:
+        store: The root's store.
+        pointer: The `index` file.
+        rows: `(N,)` int positions in it.
+
+    Raises:
+        CorruptDataError: As `read_index`.
+    """
+    found = _column_of(store, pointer, rows, "partial").flatten()
+    return {name for name in pc.unique(found).to_pylist() if name is not None}
+
+
+def _column_of(store: Store, pointer: str, rows: np.ndarray, name: str) -> pa.Array:
+    """Return one column of rows of an `index` file."""
+    what, expected = f"{store.root}: {pointer}", pa.schema([_SCHEMA.field(name)])
     with store.open(pointer) as source, readable(what):
         file = GuardedParquet(source, what, checksums=True)
         ends = np.cumsum(file.group_rows)
@@ -183,13 +226,8 @@ def read_steps_places(store: Store, pointer: str, rows: np.ndarray) -> pa.Table:
         sizes = np.array([file.group_rows[group] for group in groups], np.int64)
         # Where a group begins in its file, less where it begins among those that are read.
         shift = ends[groups] - np.cumsum(sizes)
-        steps = file.read(groups.tolist(), ["steps"], Room(), expected)["steps"]
-        chosen = steps.take(pa.array(rows - shift[np.searchsorted(groups, inside)])).combine_chunks()
-        flat = pa.Table.from_struct_array(chosen.flatten())
-        numbers = pc.list_parent_indices(chosen)
-        if any(column.null_count for column in flat.columns):
-            raise ValueError("a place lacks a part")
-        return flat.select(["file", "row_group", "first_row"]).append_column("number", numbers.cast(pa.int64()))
+        column = file.read(groups.tolist(), [name], Room(), expected)[name]
+        return column.take(pa.array(rows - shift[np.searchsorted(groups, inside)])).combine_chunks()
 
 
 def write_schema(store: Store, schema: Schema) -> None:

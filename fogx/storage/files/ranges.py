@@ -1,0 +1,114 @@
+"""Many small ranges of a root's data files, in few calls: files stay open, neighbours are read together."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fogx.errors import CorruptDataError
+from fogx.storage.files.paths import open_regular
+from fogx.storage.files.store import Store
+
+_OPEN_FILES = 64
+"""Files that one reader keeps open."""
+
+_GAP_BYTES = 8 << 10
+"""Local ranges so near are read by one call: reading what lies between costs less than another call."""
+_REMOTE_GAP_BYTES = 256 << 10
+"""Remote ranges so near are read by one request, which costs as much as a megabyte or so."""
+_MOST_BYTES = 8 << 20
+"""… but no more than this together."""
+
+
+class _Handle:
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = open_regular(path)
+        self.size = os.fstat(self.descriptor).st_size
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+class RangeReader:
+    """Reads ranges of the data files of one root. Each process that gets one by pickling opens files of its own.
+
+    Args:
+        store: The root's store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: OrderedDict[str, _Handle] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[RangeReader], tuple[Store]]:
+        return RangeReader, (self._store,)
+
+    def read(self, files: Sequence[str], file: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> list[bytes]:
+        """Return the bytes of N ranges.
+
+        Args:
+            files: Pointers of data files.
+            file: `(N,)` int, which of them each range is in.
+            starts: `(N,)` int64 first byte of each.
+            lengths: `(N,)` int bytes of each.
+
+        Raises:
+            CorruptDataError: A file is gone, or shorter than a range.
+        """
+        order = np.lexsort((starts, file))
+        file, starts = file[order], starts[order]
+        stops = starts + lengths[order]
+        gap = _GAP_BYTES if self._store.is_local else _REMOTE_GAP_BYTES
+        runs = _runs(file.tolist(), starts.tolist(), stops.tolist(), gap)
+        if self._store.is_local:
+            data = [self._pread(files[number], start, stop) for number, start, stop, _ in runs]
+        else:
+            data = self._store.read_pieces([(files[number], start, stop) for number, start, stop, _ in runs])
+        result = [b""] * len(order)
+        at = 0
+        for whole, (_, first, _, count) in zip(data, runs, strict=True):
+            for position in range(at, at + count):
+                start, stop = int(starts[position]) - first, int(stops[position]) - first
+                result[order[position]] = whole if count == 1 else whole[start:stop]
+            at += count
+        return result
+
+    def _pread(self, pointer: str, start: int, stop: int) -> bytes:
+        handle = self._handle(pointer)
+        # Not left to pread, which makes room for all that is asked before it looks.
+        data = b"" if stop > handle.size else os.pread(handle.descriptor, stop - start, start)
+        if len(data) != stop - start:
+            raise CorruptDataError(f"{self._store.path(pointer)} is shorter than its index says. It was cut, or replaced.")
+        return data
+
+    def _handle(self, pointer: str) -> _Handle:
+        found = self._open.get(pointer)
+        if found is None:
+            try:
+                found = _Handle(self._store.path(pointer))
+            except FileNotFoundError:
+                raise self._store.lost(pointer) from None
+            self._open[pointer] = found
+            while len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)
+        else:
+            self._open.move_to_end(pointer)
+        return found
+
+
+def _runs(file: list[int], starts: list[int], stops: list[int], gap: int) -> list[tuple[int, int, int, int]]:
+    """Return (file, first byte, one past the last byte, ranges) of what is read together; the ranges are in order."""
+    runs: list[tuple[int, int, int, int]] = []
+    for number, start, stop in zip(file, starts, stops, strict=True):
+        if runs:
+            last, first, end, count = runs[-1]
+            if last == number and start <= end + gap and stop - first <= _MOST_BYTES:
+                runs[-1] = last, first, max(end, stop), count + 1
+                continue
+        runs.append((number, start, stop, 1))
+    return runs
