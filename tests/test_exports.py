@@ -24,6 +24,7 @@ def test_the_public_names() -> None:
         "exact",
         "hold",
         "linear",
+        "mix",
         "nearest",
         "next",
         "repair",

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypedDict
 
 from fogx.errors import SelectionError, missing_extra
+from fogx.training.anchors import whole_number
 from fogx.training.order import Draws, Order, derived, draws, num_steps, share, step_size
 from fogx.training.sampler import Cursor
 
@@ -94,14 +95,11 @@ class Loader:
         prefetch_factor: int | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SelectionError(f"{name}={value!r}: allowed is a whole number from {least}.")
         if (rank is None) != (world_size is None) or not 0 <= (rank or 0) < (world_size or 1):
             raise SelectionError(f"rank={rank!r}, world_size={world_size!r}: give both, with 0 <= rank < world_size, or neither.")
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.num_workers = whole_number("num_workers", num_workers, 0)
         self.drop_last = drop_last
         self._place = None if rank is None or world_size is None else (rank, world_size)
         self._cursor = Cursor(order, seed)

@@ -14,7 +14,10 @@ import numpy as np
 BLOCKS_TOGETHER = 64
 """So many blocks are shuffled among each other; that many a reader keeps at hand."""
 
-_HALF_ROUNDS = 16
+_TABLE = 4096
+"""Permutations of up to so many are made whole."""
+
+_HALF_ROUNDS = 8
 _BLOCK_ORDER, _WITHIN_BLOCKS = 1, 2
 """Keys that keep the permutations of an epoch apart."""
 
@@ -137,6 +140,7 @@ class BlockShuffled:
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._sizes = np.asarray(sizes, dtype=np.int64)
+        self._last: tuple[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
 
     def __len__(self) -> int:
         return int(self._sizes.sum())
@@ -146,10 +150,7 @@ class BlockShuffled:
 
     def items(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Return the items at positions of an epoch."""
-        numbers = np.arange(len(self._sizes), dtype=np.int64)
-        order = permuted(numbers, len(numbers), seed, epoch, _BLOCK_ORDER)
-        ends = np.cumsum(self._sizes[order])
-        first_items = (np.cumsum(self._sizes) - self._sizes)[order]
+        ends, starts, first_items = self._laid_out(seed, epoch)
         group_ends = np.append(ends[BLOCKS_TOGETHER - 1 : -1 : BLOCKS_TOGETHER], ends[-1:])
         groups = np.searchsorted(group_ends, positions, side="right")
         places = np.empty_like(positions)
@@ -160,16 +161,25 @@ class BlockShuffled:
                 positions[here] - start, int(group_ends[group]) - start, seed, epoch, _WITHIN_BLOCKS, group
             )
         blocks = np.searchsorted(ends, places, side="right")
-        found: np.ndarray = first_items[blocks] + places - (ends - self._sizes[order])[blocks]
+        found: np.ndarray = first_items[blocks] + places - starts[blocks]
         return found
+
+    def _laid_out(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return of the blocks in the order of an epoch: where each ends and starts in it, and its first item."""
+        if self._last is None or self._last[0] != (seed, epoch):
+            order = permuted(np.arange(len(self._sizes), dtype=np.int64), len(self._sizes), seed, epoch, _BLOCK_ORDER)
+            ends = np.cumsum(self._sizes[order])
+            first_items = (np.cumsum(self._sizes) - self._sizes)[order]
+            self._last = (seed, epoch), (ends, ends - self._sizes[order], first_items)
+        return self._last[1]
 
 
 def permuted(positions: np.ndarray, count: int, seed: int, *key: int) -> np.ndarray:
     """Return where a permutation of 0 … count - 1 takes positions.
 
-    The numbers are laid out as a grid of about √count rows; rounds move each by an amount that depends on its row or on its
-    column alone, which can be undone, so no two meet. What falls outside goes through again. The rounds are made of integers
-    only, so that the order does not depend on a version of numpy.
+    Many numbers are laid out as a grid of about √count rows; rounds move each by an amount that depends on its row or on its
+    column alone, which can be undone, so no two meet. What falls outside goes through again. Few are sorted by random keys. All of
+    it is made of integers, so that the order does not depend on a version of numpy.
 
     Args:
         positions: `(K,)` int64, from 0 up to `count`, not included.
@@ -180,10 +190,11 @@ def permuted(positions: np.ndarray, count: int, seed: int, *key: int) -> np.ndar
     Returns:
         `(K,)` int64.
     """
-    if count <= 1:
-        return np.zeros_like(positions)
-    rows = 2 * ((isqrt(count - 1) + 2) // 2)  # even: rounds along an odd line alone would reach half of the permutations
-    columns = -(-count // rows)
+    if count <= _TABLE:
+        few: np.ndarray = _table(count, seed, key)[positions]
+        return few
+    columns = isqrt(count - 1) + 1
+    rows = -(-count // columns)
     found = _round(positions, rows, columns, seed, key)
     outside = np.flatnonzero(found >= count)
     while len(outside):
@@ -246,13 +257,24 @@ def _round(numbers: np.ndarray, rows: int, columns: int, seed: int, key: tuple[i
 
 def _moved(places: np.ndarray, others: np.ndarray, secret: np.uint64, count: int) -> np.ndarray:
     """Move places along a line of `count`, by an amount that depends on where they are on the other one."""
-    mixed = others + secret
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finaliser of SplitMix64
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     # The upper half as a fraction of the line: as even as a remainder, and faster.
-    moved = places + (((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(32)) * np.uint64(count) >> np.uint64(32))
-    moved -= np.where(moved >= count, np.uint64(count), np.uint64(0))
+    moved: np.ndarray = places + ((_mixed(others + secret) >> np.uint64(32)) * np.uint64(count) >> np.uint64(32))
+    moved[moved >= count] -= np.uint64(count)
     return moved
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """Return the finaliser of SplitMix64: other numbers, all 64 bits of which depend on all bits of values."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed
+
+
+@lru_cache(maxsize=256)
+def _table(count: int, seed: int, key: tuple[int, ...]) -> np.ndarray:
+    first, step = _keys(seed, key, 2)
+    return np.argsort(_mixed(np.arange(count, dtype=np.uint64) * (step | np.uint64(1)) + first), kind="stable")
 
 
 @lru_cache(maxsize=1024)

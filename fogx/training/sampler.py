@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fogx.errors import SelectionError
+from fogx.training.anchors import whole_number
 from fogx.training.order import Draw, Order, draws
 
 _CHUNK = 8192
@@ -23,10 +24,8 @@ class Cursor:
     """
 
     def __init__(self, order: Order, seed: int) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise SelectionError(f"seed={seed!r}: allowed is a whole number from 0.")
         self.order = order
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
         self.epoch = 0
         self.position = 0
         self._goes_on = True

@@ -11,11 +11,13 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fogx as fox
 from fogx.errors import SelectionError
 from fogx.training.loader import Loader
 from fogx.training.order import BlockShuffled, InOrder, Shuffled
@@ -287,3 +289,125 @@ def test_ctrl_c_leaves_no_worker(tmp_path, whole_group, context, persistent, pin
     finally:
         training.kill()
         training.communicate()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Two episodes, of 7 and 4 steps."""
+    dataset = fox.Dataset(tmp_path_factory.mktemp("loader") / "lab")
+    for steps in (7, 4):
+        with dataset.new_episode() as episode:
+            for i in range(steps):
+                episode.add_step({"x": np.full(2, i, np.float32), "word": f"w{i}"})
+    return dataset
+
+
+def test_a_dataset_gives_a_loader_and_a_sampler(lab):
+    train = lab.as_pytorch_dataset(windows={"x": fox.steps(0, 3)})
+    in_order = [
+        key
+        for batch in train.loader(4, shuffle=False)
+        for key in zip(batch["episode_id"], batch["step_index"].tolist(), strict=True)
+    ]
+    assert in_order == [(item["episode_id"], item["step_index"]) for item in train]
+    batches = list(train.loader(4, 1, seed=3))
+    assert [batch["x"].shape for batch in batches] == [(4, 3, 2), (4, 3, 2), (3, 3, 2)]
+    drawn = [key for batch in batches for key in zip(batch["episode_id"], batch["step_index"].tolist(), strict=True)]
+    assert sorted(drawn) == sorted(in_order)
+    assert drawn == [(train[i]["episode_id"], train[i]["step_index"]) for i in train.sampler(3)]
+    assert [*train.sampler(3, shuffle=False)] == list(range(11))
+    assert "11 samples, shuffled, seed 3" in repr(train.loader(4, seed=3))
+
+
+class Picky:
+    """A transform that cannot do one step of the second episode."""
+
+    def __call__(self, item):
+        if item["word"] == "w3" and item["episode_id"] == self.episode_id:
+            raise ValueError("no such word")
+        return item
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_an_error_names_item_and_episode(lab, workers, mixed):
+    picky = Picky()
+    picky.episode_id = lab.episodes[1].episode_id
+    train = lab.as_pytorch_dataset(transform=picky)
+    loader = fox.mix([(train, 1.0)]).loader(4, workers) if mixed else train.loader(4, workers)
+    with pytest.raises(ValueError, match="no such word") as caught:
+        list(loader)
+    told = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert f"This was item 10: step 3 of episode '{picky.episode_id}'" in told
+
+
+def test_an_error_in_a_whole_episode_names_it(lab):
+    def fails(item):
+        raise ValueError("never")
+
+    with pytest.raises(ValueError, match="never") as caught:
+        lab.as_pytorch_dataset(level="episode", transform=fails)[1]
+    assert caught.value.__notes__ == [f"This was item 1: episode {lab.episodes[1].episode_id!r}."]
+
+
+def test_remote_items_are_shuffled_in_blocks(lab, monkeypatch):
+    train = lab.as_pytorch_dataset()
+    assert repr(train.order(shuffle=True)) == "11 samples, shuffled"
+    monkeypatch.setattr(train._reader.index.episodes.stores[0], "is_local", False)
+    assert repr(train.order(shuffle=True)).startswith("11 samples, shuffled in 1 blocks (")
+    assert repr(train.order(shuffle=False)) == "11 samples in order"
+
+
+DISTRIBUTED = """
+    import json, sys
+    import torch.distributed as dist
+    sys.path.insert(0, {root!r})
+    from fogx.training.loader import Loader
+    from fogx.training.order import Shuffled
+    from tests.training.standins import Numbers
+
+    loader = Loader(Numbers(23), Shuffled(23), 3, 1, seed=5)  # before there are ranks, as scripts do
+    dist.init_process_group("gloo", init_method="file://{folder}/meet", rank=int(sys.argv[1]), world_size=2)
+    if {state}:
+        loader.load_state_dict({state})
+    seen = []
+    for _ in range({epochs}):
+        for step, batch in enumerate(loader):
+            seen += zip(batch["epoch"].tolist(), batch["item"].tolist())
+            dist.barrier()  # hangs where ranks make unlike numbers of steps
+            if step + 1 == {steps}:
+                break
+    with open({folder!r} + f"/rank{{sys.argv[1]}}.json", "w") as file:
+        json.dump([seen, loader.state_dict(), len(loader)], file)
+    dist.destroy_process_group()
+"""
+
+
+def distributed(folder, **given):
+    """Run two processes that meet through a file; return what each saw, its state, and its number of batches."""
+    folder.mkdir()
+    script = folder / "train.py"
+    script.write_text(textwrap.dedent(DISTRIBUTED.format(root=str(ROOT), folder=str(folder), **given)))
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"}
+    ranks = [subprocess.Popen([sys.executable, script, str(rank)], env=environment) for rank in range(2)]
+    try:
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_processes_share_epochs_and_resume(tmp_path):
+    (first, state, batches), (second, other_state, other_batches) = distributed(tmp_path / "a", state=None, epochs=1, steps=2)
+    assert state == other_state
+    assert (batches, other_batches) == (4, 4)
+    assert state["position"] == len(first) + len(second) == 12
+    (third, *_), (fourth, *_) = distributed(tmp_path / "b", state=state, epochs=1, steps=-1)
+    everything = [*first, *second, *third, *fourth]
+    assert sorted(everything) == [[0, item] for item in range(23)]
+    # One process alone goes on from the same state with the same samples.
+    alone = Loader(Numbers(23), Shuffled(23), 4)
+    alone.load_state_dict(state)
+    assert sorted(list(pair) for batch in alone for pair in pairs(batch)) == sorted([*third, *fourth])

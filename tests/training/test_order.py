@@ -28,7 +28,7 @@ SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 10**6)
 
 
-@given(st.integers(0, 3000), SEEDS, EPOCHS)
+@given(st.integers(0, 3000) | st.integers(4090, 9000), SEEDS, EPOCHS)
 def test_every_epoch_is_a_permutation(count, seed, epoch):
     for order in (InOrder(count), Shuffled(count)):
         assert sorted(order.items(seed, epoch, np.arange(count)).tolist()) == list(range(count))
@@ -56,12 +56,12 @@ def test_a_position_does_not_depend_on_what_is_asked_with_it(sizes, seed, epoch,
 
 
 def test_an_order_stays_the_same_for_ever():
-    assert permuted(np.arange(10), 10, 0, 0).tolist() == [1, 3, 7, 2, 5, 0, 9, 8, 4, 6]
-    assert permuted(np.array([0, 1, 2]), 10**9, 7, 3).tolist() == [202018059, 121784397, 379560725]
+    assert permuted(np.arange(10), 10, 0, 0).tolist() == [5, 1, 9, 7, 2, 4, 0, 3, 8, 6]
+    assert permuted(np.array([0, 1, 2]), 10**9, 7, 3).tolist() == [306979526, 735173299, 209617195]
     assert derived(7, 3) == 3411976877185804603
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
 def test_all_permutations_come_about_equally_often(count):
     every = list(permutations(range(count)))
     times = Counter(tuple(permuted(np.arange(count), count, 0, epoch).tolist()) for epoch in range(4 * len(every)))
@@ -71,7 +71,7 @@ def test_all_permutations_come_about_equally_often(count):
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
 
 
-@pytest.mark.parametrize("count", [11, 64, 100, 1001])
+@pytest.mark.parametrize("count", [11, 64, 1001, 4097, 5000])
 def test_neighbours_do_not_stay_neighbours(count):
     distances = Counter()
     for epoch in range(200):
