@@ -7,11 +7,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypedDict
+
+import numpy as np
 
 from fogx.errors import SelectionError, missing_extra
 from fogx.training.anchors import whole_number
-from fogx.training.order import Draws, Order, derived, draws, num_steps, share, step_size
+from fogx.training.order import Draws, Order, derived, num_steps, share, step_size
 from fogx.training.sampler import Cursor
 
 try:
@@ -23,6 +26,9 @@ except ImportError as error:
 
 _WORKERS = 3
 """The key of the seeds of workers."""
+
+_AT_ONCE = 16
+"""Batches whose items are worked out together, which takes about as long as for one."""
 
 _GRACE_S = 1.0
 """So long workers may take to end by themselves."""
@@ -211,9 +217,11 @@ class _Batches(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Draws]:
         plan = self.plan
-        for _, start, stop in plan.steps():
-            if start < stop:
-                yield draws(plan.order, plan.seed, plan.epoch, start, stop)
+        ranges = (np.arange(start, stop) for _, start, stop in plan.steps() if start < stop)
+        while several := list(islice(ranges, _AT_ONCE)):
+            items = plan.order.items(plan.seed, plan.epoch, np.concatenate(several))
+            for mine in np.split(items, np.cumsum([len(positions) for positions in several])[:-1]):
+                yield Draws(mine, plan.seed, plan.epoch)
 
 
 def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:
