@@ -50,6 +50,24 @@ class JpegCodec:
         Raises:
             CorruptDataError: Truncated or damaged data, or an image that is not what `feature` declares.
         """
+        pixels = self._pixels(data, feature, None)
+        return pixels[:, :, 0] if feature.shape is not None and len(feature.shape) == 2 else pixels
+
+    def decode_into(self, data: bytes, feature: Feature, out: np.ndarray) -> None:
+        """Decode one image, as `decode` does, into an array that is there: a part of a batch.
+
+        Args:
+            data: Encoded image.
+            feature: What it is; its shape is fixed.
+            out: Contiguous uint8 array of the feature's shape.
+
+        Raises:
+            CorruptDataError: As `decode`; what `out` then holds is unspecified.
+        """
+        self._pixels(data, feature, out)
+
+    def _pixels(self, data: bytes, feature: Feature, out: np.ndarray | None) -> np.ndarray:
+        """Return pixels as (H, W, C)."""
         header = checked_header(data, feature, "jpeg")
         shape = feature.shape or header.shape
         channels = shape[2] or header.shape[2] if len(shape) == 3 else 1
@@ -60,16 +78,17 @@ class JpegCodec:
         if (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
             raise CorruptDataError(f"JPEG of {len(data)} bytes has {scans} scans, allowed are {_MOST_SCANS}.")
         try:
-            pixels = _decode(data, colorspace, strict=True)
+            return _decode(data, colorspace, out, strict=True)
         except (ValueError, KeyError) as error:
             # Webcams put stray bytes between segments; every decoder skips them, and the picture is whole.
             if "extraneous bytes" not in str(error):
                 raise CorruptDataError(f"JPEG of {len(data)} bytes cannot be decoded: {error}.") from None
-            pixels = _decode(data, colorspace, strict=False)
-        return pixels[:, :, 0] if len(shape) == 2 else pixels
+            return _decode(data, colorspace, out, strict=False)
 
 
-def _decode(data: bytes, colorspace: str, *, strict: bool) -> np.ndarray:
+def _decode(data: bytes, colorspace: str, out: np.ndarray | None, *, strict: bool) -> np.ndarray:
     # This pair of flags is what TensorFlow uses: bit-identical on all 2,138 images of two RLDS sets, 4:2:0 and 4:4:4.
-    pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace=colorspace, fastdct=True, fastupsample=False, strict=strict)
+    pixels: np.ndarray = simplejpeg.decode_jpeg(
+        data, colorspace=colorspace, fastdct=True, fastupsample=False, buffer=out, strict=strict
+    )
     return pixels

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +74,9 @@ class Anchors:
     every: int = 1
     chosen: np.ndarray | None = None
 
+    def __reduce__(self) -> tuple[type[Anchors], tuple[Any, ...]]:
+        return Anchors, (self.counts, self.first, self.every, self.chosen)
+
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
@@ -116,6 +120,10 @@ class TrainingIndex:
     validated: frozenset[str]
     anchors: Anchors
     needs_times: bool = False
+
+    def __reduce__(self) -> tuple[type[TrainingIndex], tuple[Any, ...]]:
+        # What follows from the fields is worked out again, which is quicker than to send it to each worker.
+        return TrainingIndex, tuple(getattr(self, field.name) for field in fields(self))
 
     @functools.cached_property
     def order(self) -> np.ndarray:

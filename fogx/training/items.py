@@ -9,7 +9,6 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-import pyarrow as pa
 
 from fogx import registry
 from fogx.errors import CorruptDataError
@@ -18,6 +17,7 @@ from fogx.protocols import Codec, object_array
 from fogx.settings import config
 from fogx.storage.files.ranges import RangeReader
 from fogx.storage.files.store import Store
+from fogx.storage.tables.columns import arrow_view
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.places import FramesPlace
 from fogx.training.cache import BlockCache
@@ -199,7 +199,7 @@ class _Rows:
 
     def ids(self) -> np.ndarray:
         """Return the id of each row's episode."""
-        return object_array(self.index.episodes.ids.take(pa.array(self.episodes)).to_pylist())
+        return np.array(self.index.episodes.ids.take(arrow_view(self.episodes)).to_pylist(), object)
 
     def take(self, name: str, steps: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Fill `out` with a column's values at steps; it has the axes of `steps`, then those of a value."""
@@ -364,14 +364,20 @@ class _Frames:
             result = object_array([_nothing(feature)] * count)
         smooth = is_smooth(wanted.name, feature)
         for blob, cells in zip(blobs, wanted.groups, strict=True):
-            own, codec = self._codec(wanted.name, int(cells[0]) // (count // len(self._rows.episodes)))
-            value = codec.decode(blob, own)
-            if size is not None and feature.is_image:
-                value = resized(value, size, smooth=smooth)
-            if not regular:
-                value = channels_first(value, has_channels=has_channels) if feature.is_image else value
-                value = value.item() if value.dtype == object else value
-            for cell in cells.tolist():
+            first, *others = cells.tolist()
+            own, codec = self._codec(wanted.name, first // (count // len(self._rows.episodes)))
+            if regular and shape == declared and hasattr(codec, "decode_into"):
+                codec.decode_into(blob, own, result[first])
+                value = result[first]
+            else:
+                value = codec.decode(blob, own)
+                if size is not None and feature.is_image:
+                    value = resized(value, size, smooth=smooth)
+                if not regular:
+                    value = channels_first(value, has_channels=has_channels) if feature.is_image else value
+                    value = value.item() if value.dtype == object else value
+                result[first] = value
+            for cell in others:
                 result[cell] = value
         result = result.reshape(*wanted.shape, *result.shape[1:])
         return channels_first(result, has_channels=has_channels) if regular and feature.is_image else result

@@ -103,6 +103,15 @@ def _shaped(values: pa.Array, feature: Feature) -> np.ndarray:
     return numpy_view(values).reshape(shape)
 
 
+def arrow_view(values: np.ndarray) -> pa.Array:
+    """Return whole numbers as an arrow array of int64.
+
+    Arrow's own `array` imports pandas, which training workers do without.
+    """
+    numbers = np.ascontiguousarray(values, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+
+
 def numpy_view(array: pa.Array) -> np.ndarray:
     """Return numbers or bools as numpy, without a copy but for bools; what stands under a null is unspecified.
 

@@ -19,7 +19,7 @@ from fogx.memory import Room
 from fogx.stats import FeatureStats
 from fogx.storage.files.paths import new_pointer
 from fogx.storage.files.store import Store
-from fogx.storage.tables.columns import numpy_view
+from fogx.storage.tables.columns import arrow_view, numpy_view
 from fogx.storage.tables.guarded import GuardedParquet, readable
 from fogx.storage.tables.nested import decode_nested, encode_nested
 from fogx.storage.tables.places import FramesPlace, StepsPlace
@@ -156,7 +156,7 @@ def read_index(
         for group in np.unique(groups).tolist():
             here = asked[groups == group]
             table = file.read([group], wanted, room, expected)
-            local = table.take(pa.array(here - (ends[group] - file.group_rows[group])))
+            local = table.take(arrow_view(here - (ends[group] - file.group_rows[group])))
             found |= dict(zip(here.tolist(), _from_arrow(local), strict=True))
     return [found[int(row)] for row in rows]
 
@@ -227,7 +227,7 @@ def _column_of(store: Store, pointer: str, rows: np.ndarray, name: str) -> pa.Ar
         # Where a group begins in its file, less where it begins among those that are read.
         shift = ends[groups] - np.cumsum(sizes)
         column = file.read(groups.tolist(), [name], Room(), expected)[name]
-        return column.take(pa.array(rows - shift[np.searchsorted(groups, inside)])).combine_chunks()
+        return column.take(arrow_view(rows - shift[np.searchsorted(groups, inside)])).combine_chunks()
 
 
 def write_schema(store: Store, schema: Schema) -> None:
@@ -340,7 +340,8 @@ def _frames_places(rows: pa.ListArray) -> list[list[FramesPlace]]:
     arrays = _arrays(fields.pop("lengths"), fields.pop("crc32c"))
     plain = pa.Table.from_arrays(list(fields.values()), list(fields)).to_pylist()
     places = [FramesPlace(**place, lengths=a, crc32c=c) for place, (a, c) in zip(plain, arrays, strict=True)]
-    ends = np.cumsum(numpy_view(pc.list_value_length(rows).fill_null(0))).tolist()
+    # Not `fill_null(0)`: it imports pandas, which training workers do without.
+    ends = np.cumsum(np.where(numpy_view(rows.is_valid()), numpy_view(pc.list_value_length(rows)), 0)).tolist()
     return [places[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
