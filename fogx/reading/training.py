@@ -81,7 +81,10 @@ def training_data(
     whole_number("every", every, 1)
     features = [features] if isinstance(features, str) else features
     episodes = _episodes(chosen, with_tasks=language is not None)
-    names = _Names(episodes.schemas, rename or {})
+    # Episodes without steps have features of their own only where somebody declared them; they ask for nothing.
+    used = np.unique(episodes.schema[episodes.num_steps > 0]).tolist() or range(len(episodes.schemas))
+    schemas = [episodes.schemas[schema] for schema in used]
+    names = _Names(schemas, rename or {})
     shown = names.shared() if features is None else {name: names.named(name) for name in features}
     spans = {name: as_window(value, name) for name, value in (windows or {}).items()}
     for name in spans:
@@ -102,7 +105,7 @@ def training_data(
     if in_seconds:
         _check_timed(episodes)
     stored = {name: names.stored[name] for name in read}
-    partial = _partial(chosen) | {old for old in stored.values() for schema in episodes.schemas if old not in schema.features}
+    partial = _partial(chosen) | {old for old in stored.values() for schema in schemas if old not in schema.features}
     validated = frozenset(name for name, old in stored.items() if old in partial)
     mask = None if where is None else _mask(chosen, where, names, int(episodes.num_steps.sum()))
     anchors = _anchors(chosen, episodes, spans, level, every, mask, pad == "drop")

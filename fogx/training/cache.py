@@ -124,7 +124,7 @@ class BlockCache:
                     found = _opened(path, key)
                     if found is None:
                         return block, False
-                    trim(keep=path)
+                    trim(config().cache_mb << 20, keep=path)
                 return found, True
         except FogxError:
             raise
@@ -180,10 +180,11 @@ def clear_cache() -> int:
     return freed
 
 
-def trim(keep: str) -> None:
-    """Remove blocks that were not used for longest, until the rest takes no more room than `fox.config().cache_mb`.
+def trim(most_bytes: int, *, keep: str) -> None:
+    """Remove blocks that were not used for longest, until the rest takes no more room than it may.
 
     Args:
+        most_bytes: What it may take.
         keep: Path of a block that stays.
     """
     files, now = [], time.time()
@@ -197,7 +198,7 @@ def trim(keep: str) -> None:
                 files.append((about.st_mtime, about.st_size, entry.path))
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
-        if total <= config().cache_mb << 20:
+        if total <= most_bytes:
             return
         if path != keep:
             with suppress(OSError):

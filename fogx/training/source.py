@@ -86,7 +86,7 @@ def make_block(index: TrainingIndex, number: int) -> Block:
             arrays |= _regular(stored, feature, parts)
         _add_mask(arrays, stored, parts)
     if index.needs_times:
-        parts = [(found[TIMES], row.num_steps) for found, row in zip(columns, rows, strict=True)]
+        parts = [(found.get(TIMES), row.num_steps) for found, row in zip(columns, rows, strict=True)]
         arrays[TIMES] = _filled(Feature("int64", ()), parts)
         _add_mask(arrays, TIMES, parts)
     return Block(arrays, texts)
