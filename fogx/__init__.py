@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fogx.jobs.repair import repair as repair
     from fogx.settings import config as config
     from fogx.training.cache import clear_cache as clear_cache
+    from fogx.training.mixture import mix as mix
     from fogx.training.normalize import Normalizer as Normalizer
     from fogx.training.online import Online as Online
     from fogx.training.windows import seconds as seconds
@@ -43,6 +44,7 @@ _WHERE = {
     "exact": "fogx.align.policy",
     "hold": "fogx.align.policy",
     "linear": "fogx.align.policy",
+    "mix": "fogx.training.mixture",
     "nearest": "fogx.align.policy",
     "next": "fogx.align.policy",
     "seconds": "fogx.training.windows",
@@ -64,6 +66,7 @@ __all__ = [
     "exact",
     "hold",
     "linear",
+    "mix",
     "nearest",
     "next",
     "repair",

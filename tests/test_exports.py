@@ -26,6 +26,7 @@ def test_the_public_names() -> None:
         "exact",
         "hold",
         "linear",
+        "mix",
         "nearest",
         "next",
         "repair",

@@ -71,7 +71,7 @@ def names_of(requirements: Iterable[str]) -> set[str]:
 
 
 CORE = names_of(PROJECT["dependencies"])
-EXTRAS = names_of(r for extra, given in PROJECT["optional-dependencies"].items() if extra != "dev" for r in given)
+EXTRAS = names_of(r for extra, given in PROJECT["optional-dependencies"].items() if extra not in ("dev", "peers") for r in given)
 
 
 def module_name(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 
@@ -13,10 +13,13 @@ from fogx.training.describe import statistics_of
 from fogx.training.index import TrainingIndex
 from fogx.training.items import Batch, ItemReader, ItemSpec
 from fogx.training.itemstats import ItemStats
+from fogx.training.loader import Loader, LoaderOptions
 from fogx.training.names import lerobot_names
 from fogx.training.normalize import Normalizer, chosen
 from fogx.training.online import Online, online_of
+from fogx.training.order import BlockShuffled, InOrder, Order, Shuffled
 from fogx.training.relative import Relative
+from fogx.training.sampler import Sampler
 from fogx.training.transform import PerItem, item_of, tensor_of
 
 try:
@@ -130,10 +133,33 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
             if not -count <= item < count:
                 raise IndexError(f"item {item} of {count}.")
         items = [item if item >= 0 else item + count for item in items]
+        try:
+            return self._made(items)
+        except Exception as error:
+            raise self._told(items, error) from None
+
+    def _made(self, items: Sequence[int]) -> Sequence[dict[str, Any]]:
         if self.level == "episode":
             found = self._reader.episodes(items)
             return [self._whole(int(number), batch) for number, batch in zip(items, found, strict=True)]
         return Items(self._tensors(self._reader.batch(items)), len(items))
+
+    def _told(self, items: Sequence[int], error: Exception) -> Exception:
+        """Return the error of the first item that has one by itself, with a note of where it is; else the one of all."""
+        for item in items:
+            try:
+                self._made([item])
+            except Exception as own:
+                own.add_note(f"This was {self._place(item)}.")
+                return own
+        return error
+
+    def _place(self, item: int) -> str:
+        found = self._reader.index
+        if self.level == "episode":
+            return f"item {int(item)}: episode {found.episodes.ids[int(item)].as_py()!r}"
+        episodes, steps = found.anchors.locate(np.array([item], np.int64))
+        return f"item {int(item)}: step {int(steps[0])} of episode {found.episodes.ids[int(episodes[0])].as_py()!r}"
 
     def iterable(self) -> StepStream:
         """Return the same items as an iterable dataset, in order; each worker of a loader gives a part of them."""
@@ -170,6 +196,63 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise SelectionError("online() makes what items of one step have; these are whole episodes. Choose level='step'.")
         return online_of(self._reader.index, self._reader.spec, self.stages, self.normalizer)
 
+    def order(self, *, shuffle: bool) -> Order:
+        """Return an order of the items; where they are far away, those that lie together are shuffled together."""
+        if not shuffle:
+            return InOrder(len(self))
+        is_local = all(store.is_local for store in self._reader.index.episodes.stores)
+        return Shuffled(len(self)) if is_local else BlockShuffled(self.blocks())
+
+    def loader(
+        self, batch_size: int, num_workers: int = 0, seed: int = 0, *, shuffle: bool = True, **options: Unpack[LoaderOptions]
+    ) -> Loader:
+        """Return batches over ranks and workers, with a state that resumes exactly.
+
+        Iterating it is one epoch; iterating again is the next one. The order depends on `seed` and the epoch alone. All ranks
+        together see each sample once an epoch, and may stop and go on anywhere:
+
+            loader = train.loader(batch_size=16, num_workers=2, seed=0)
+            for epoch in range(10):
+                for batch in loader:
+                    ...
+            torch.save({"policy": policy.state_dict(), "data": loader.state_dict()}, "checkpoint.pt")
+
+            # later, on any number of ranks and workers, with any batch size
+            loader.load_state_dict(torch.load("checkpoint.pt")["data"])
+
+        Lightning's `Trainer.fit(model, loader)` and Accelerate's `prepare(loader)` take it as it is; it finds its rank by itself.
+        Lightning saves its state in checkpoints. With Accelerate, call `accelerator.register_for_checkpointing(loader)` and
+        move batches to `accelerator.device`; for a loader that Accelerate shards, see `sampler`.
+
+        Args:
+            batch_size: Items of a batch of one rank.
+            num_workers: Processes that read ahead.
+            seed: From 0.
+            shuffle: Whether items come in another order each epoch.
+            options: `drop_last`, `rank`, `world_size`, `collate_fn`, and those of `torch.utils.data.DataLoader`; see
+                `fogx.training.loader.Loader`.
+
+        Raises:
+            SelectionError: An argument that is out of its range.
+        """
+        given: LoaderOptions = {"collate_fn": collate, **options}
+        return Loader(self, self.order(shuffle=shuffle), batch_size, num_workers, seed, **given)
+
+    def sampler(self, seed: int = 0, *, shuffle: bool = True) -> Sampler:
+        """Return a sampler of the whole order, for loaders that are not fogx' own and shard batches themselves.
+
+            loader = DataLoader(train, batch_size=16, sampler=train.sampler(seed=0), collate_fn=fogx.training.torch.collate)
+            loader = accelerator.prepare(loader)  # or a StatefulDataLoader of torchdata, made the same way
+
+        Args:
+            seed: From 0.
+            shuffle: Whether items come in another order each epoch.
+
+        Raises:
+            SelectionError: The seed is no whole number from 0.
+        """
+        return Sampler(self.order(shuffle=shuffle), seed)
+
     def __repr__(self) -> str:
         index = self._reader.index
         return f"<fogx {self.level}s: {len(self)} items of {len(index.episodes)} episodes; {listing(self.features)}>"
@@ -186,6 +269,56 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def _whole(self, number: int, batch: Batch) -> dict[str, Any]:
         return {**self._tensors(batch), "episode_id": self._reader.index.episodes.ids[number].as_py()}
+
+
+def joined(
+    parts: Sequence[tuple[np.ndarray, Sequence[dict[str, Any]]]], sources: np.ndarray, missing: Mapping[str, torch.Tensor]
+) -> Sequence[dict[str, Any]]:
+    """Return items of several datasets as one batch, with `source`.
+
+    Args:
+        parts: `(r,)` rows of the batch, and the r items that are there.
+        sources: `(B,)` int64, the dataset of each row.
+        missing: Name → value of one item, of what some datasets do not give.
+    """
+    if not all(isinstance(items, Items) for _, items in parts):
+        listed: list[dict[str, Any]] = [{}] * len(sources)
+        for rows, items in parts:
+            for row, item in zip(rows.tolist(), items, strict=True):
+                steps = len(_step_of(item))
+                filled = {name: one[:1].expand(steps, *one.shape[1:]) for name, one in missing.items()}
+                listed[row] = {**filled, **item, "source": torch.tensor(sources[row])}
+        return listed
+    batches = [
+        (rows, {**{name: one.expand(len(rows), *one.shape) for name, one in missing.items()}, **items.batch})
+        for rows, items in parts
+        if isinstance(items, Items)
+    ]
+    batch = {name: _scattered([(rows, one[name]) for rows, one in batches], len(sources)) for name in batches[0][1]}
+    return Items({**batch, "source": torch.from_numpy(sources)}, len(sources))
+
+
+def _scattered(parts: Sequence[tuple[np.ndarray, Any]], count: int) -> Any:
+    if isinstance(parts[0][1], list):
+        values: list[Any] = [None] * count
+        for rows, part in parts:
+            for row, value in zip(rows.tolist(), part, strict=True):
+                values[row] = value
+        return values
+    if len(parts) == 1:
+        return parts[0][1]
+    result = parts[0][1].new_empty((count, *parts[0][1].shape[1:]))
+    for rows, part in parts:
+        result[torch.from_numpy(rows)] = part
+    return result
+
+
+def kind_of(value: Any, *, whole: bool) -> str:
+    """Return dtype and shape of a value of an item in words; of a whole episode, without how long that is."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    shape = ["T", *value.shape[1:]] if whole and value.ndim else list(value.shape)
+    return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, shape))})"
 
 
 def step_dataset(
@@ -238,6 +371,8 @@ def _padded(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in items[0]:
         values = [item[name] for item in items]
-        tensors = all(isinstance(value, torch.Tensor) for value in values)
-        result[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if tensors else values
+        if all(isinstance(value, torch.Tensor) for value in values):
+            result[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if values[0].ndim else torch.stack(values)
+        else:
+            result[name] = values
     return {**result, "is_pad": torch.arange(int(lengths.max())) >= lengths[:, None]}
