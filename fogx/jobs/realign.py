@@ -12,10 +12,11 @@ from fogx.align.policy import Align
 from fogx.errors import FogxError
 from fogx.jobs.compact import POINTER
 from fogx.protocols import EpisodeData, Samples
-from fogx.reading.anew import check_align, make_anew
+from fogx.reading.anew import check_align
 from fogx.reading.episodes import Located, locate, read_sound
 from fogx.reading.roots import Chosen, Root
 from fogx.settings import config
+from fogx.storage.tables.anew import make_anew
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.pack import EpisodePacker
 from fogx.storage.tables.segments import read_segments, segments_of, steps_of

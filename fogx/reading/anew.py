@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,49 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from polars.io.plugins import register_io_source
 
-from fogx.align.columns import Aligned, aligned
 from fogx.align.policy import Align
 from fogx.errors import FeatureError, SelectionError, did_you_mean, listing
 from fogx.feature import Schema
-from fogx.protocols import Column, Samples
-from fogx.reading.episodes import locate, read_samples
+from fogx.reading.episodes import locate
 from fogx.reading.roots import Chosen
-from fogx.storage.files.store import Store
-from fogx.storage.tables.index import IndexRow, read_schema
-from fogx.storage.tables.steps import read_steps, steps_schema, steps_table
+from fogx.storage.tables.anew import read_anew
+from fogx.storage.tables.index import read_schema
+from fogx.storage.tables.steps import steps_schema, steps_table
 
 _AT_ONCE = 64
 """Index rows that are looked up together."""
-
-
-@dataclass(frozen=True)
-class Anew:
-    """The steps of one episode, made anew.
-
-    Args:
-        columns: A `Column` for each feature; of features in `frames`, of int32 frame numbers.
-        times_ns: `(T,)` int64, or `None` for an episode without times.
-        ages_ns: By feature, `(T,)` int64 step − time of its sample; `NEVER` (see `fogx.align.steps`) where there is none.
-        align: How they were made.
-    """
-
-    columns: Mapping[str, Column]
-    times_ns: np.ndarray | None
-    ages_ns: Mapping[str, np.ndarray]
-    align: Align
-
-    @property
-    def num_steps(self) -> int:
-        """T."""
-        return len(next(iter(self.ages_ns.values()), ()))
-
-    def column(self, name: str) -> Column:
-        """Return a feature, or `timestamp_ns`."""
-        if name != "timestamp_ns":
-            return self.columns[name]
-        if self.times_ns is not None:
-            return Column(self.times_ns)
-        return Column(np.zeros(self.num_steps, np.int64), np.zeros(self.num_steps, bool))
 
 
 def check_align(chosen: Chosen, policy: Any, *, stored: bool = False) -> None:
@@ -102,60 +69,6 @@ def check_align(chosen: Chosen, policy: Any, *, stored: bool = False) -> None:
         )
 
 
-def make_anew(samples: Samples, index: IndexRow, schema: Schema, policy: Align, *, keep: bool = False) -> Aligned:
-    """Align the samples of an episode; an error names it.
-
-    Raises:
-        FeatureError: The policy does not fit the features, or would make too many steps.
-    """
-    try:
-        return aligned(schema, samples, policy.without({*policy.features, *policy.latency_s} - set(schema)), keep=keep)
-    except FeatureError as error:
-        raise type(error)(f"episode {index.episode_id}: {error}") from None
-
-
-def read_anew(store: Store, index: IndexRow, schema: Schema, policy: Align, control_hz: float | None) -> Anew:
-    """Read the samples of an episode, and make steps of them; no frame is read.
-
-    Args:
-        store: The root's store.
-        index: The episode's index row, with the parts `steps` and `streams`.
-        schema: Its schema.
-        policy: How.
-        control_hz: Steps a second of an episode without times.
-
-    Raises:
-        FeatureError: As `make_anew`.
-        SelectionError: Neither times nor `control_hz`.
-    """
-    samples, timed = read_sent(store, index, schema, control_hz)
-    made = make_anew(samples, index, schema, policy)
-    ages = {name: taken.age_ns for name, taken in made.steps.features.items()}
-    return Anew(made.columns, made.steps.times_ns if timed else None, ages, policy)
-
-
-def read_sent(store: Store, index: IndexRow, schema: Schema, control_hz: float | None) -> tuple[Samples, bool]:
-    """Read what the sensors of an episode sent, which the steps say where it was not kept apart, and whether it has times.
-
-    Args:
-        store: As for `read_anew`, as all that follow.
-        index: With the parts `steps` and `streams`.
-        schema: Its schema.
-        control_hz: Gives an episode without times its stamps, from 0 ns on.
-
-    Raises:
-        SelectionError: Neither times nor `control_hz`.
-    """
-    columns = read_steps(
-        store, index.steps, schema, ["timestamp_ns", *([n for n in schema if n in index.in_steps] if index.streams else schema)]
-    )
-    times, samples = columns.pop("timestamp_ns"), read_samples(store, index, schema, columns)
-    if samples is not None:
-        return samples, True
-    timed = times.valid is None
-    return Samples(columns, times.values if timed else _nominal(index, control_hz), None, {}), timed
-
-
 def scan_anew(chosen: Chosen, schema: Schema, policy: Align, types: Mapping[str, Any]) -> pl.LazyFrame:
     """Return the steps of episodes of one schema, made anew as they are collected, one episode in memory at a time.
 
@@ -183,12 +96,3 @@ def scan_anew(chosen: Chosen, schema: Schema, policy: Align, types: Mapping[str,
                     return
 
     return register_io_source(read, schema=pl.Schema(types), is_pure=True, explain_name="fogx steps, aligned anew")
-
-
-def _nominal(index: IndexRow, control_hz: float | None) -> np.ndarray:
-    if control_hz is None:
-        raise SelectionError(
-            f"align: episode {index.episode_id} has no times, so no steps can be made anew. If you know how many steps a second it has, "
-            "dataset.tag(episodes, control_hz=...) says so."
-        )
-    return np.asarray(np.rint(np.arange(index.num_steps) * 1e9 / control_hz).astype(np.int64))

@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 from fogx import registry
 from fogx.errors import CorruptDataError, SchemaMismatchError, listing
 from fogx.feature import Feature, Schema
-from fogx.protocols import Column, EpisodeData, Samples
+from fogx.protocols import Column, EpisodeData
 from fogx.reading.roots import Chosen, Root, read_index_files
-from fogx.storage.files.store import Store
 from fogx.storage.log.rows import BASE, EDITABLE, extra_values
+from fogx.storage.tables.anew import read_samples
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import SHARED, IndexRow, check_index, read_index, read_schema
-from fogx.storage.tables.steps import RECEIVED, read_steps, with_values
+from fogx.storage.tables.steps import read_steps
 
 
 @dataclass(frozen=True)
@@ -129,24 +129,6 @@ def read_data(located: Located, *, frames: bool = True) -> EpisodeData:
         episode_id=located.episode_id,
         samples=samples,
     )
-
-
-def read_samples(store: Store, index: IndexRow, schema: Schema, steps: Mapping[str, Column]) -> Samples | None:
-    """Read what an episode's steps were made from; `None` where they say all. Frames are int32 numbers.
-
-    Args:
-        store: The root's store.
-        index: The episode's index row, with the part `streams`.
-        schema: Its schema.
-        steps: Its steps, with columns of those features at least that `index` has `in_steps`.
-    """
-    if not index.streams:
-        return None
-    sent = read_steps(store, index.streams, schema, ["timestamp_ns", RECEIVED, *schema], index.in_steps)
-    stamps, received = sent.pop("timestamp_ns").values, sent.pop(RECEIVED)
-    numbers = {name: sent[name].values for name in index.in_steps if name in sent}
-    columns = with_values(sent, steps, index.in_steps)
-    return Samples(columns, stamps, None if received.valid is not None else received.values, index.align or {}, numbers)
 
 
 def _with_frames(located: Located, columns: Mapping[str, Column], numbered: bool, frames: bool) -> dict[str, Column]:

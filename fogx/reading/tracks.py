@@ -11,10 +11,10 @@ from fogx.align.policy import INTERPOLATING, Align, Policy
 from fogx.align.steps import Taken, policy_of
 from fogx.feature import NUMERIC_DTYPES, Feature, Schema
 from fogx.protocols import Column
-from fogx.reading.anew import make_anew, read_sent
 from fogx.reading.episodes import decoder
 from fogx.show.plots import Track
 from fogx.storage.files.store import Store
+from fogx.storage.tables.anew import make_anew, read_sent
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow
 

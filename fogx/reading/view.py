@@ -16,13 +16,13 @@ from fogx.align.steps import NEVER
 from fogx.errors import FeatureError, FeatureNotFoundError, SelectionError
 from fogx.feature import Feature, Schema
 from fogx.protocols import Column, object_array
-from fogx.reading.anew import Anew, read_anew, read_sent
 from fogx.reading.episodes import cells, decoder
 from fogx.reading.segments import segments_of_row
 from fogx.reading.tracks import tracks
 from fogx.show.html import card
 from fogx.show.plots import alignment
 from fogx.storage.files.store import Store
+from fogx.storage.tables.anew import Anew, read_anew, read_sent
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.index import IndexRow, check_index, read_index, read_schema
 from fogx.storage.tables.steps import read_steps
