@@ -657,8 +657,9 @@ class Dataset:
         level: str = "step",
         rename: Mapping[str, str] | None = None,
         keys: str | None = None,
-        where: pl.Expr | None = None,
+        where: str | pl.Expr | None = None,
         every: int = 1,
+        align: Align | None = None,
         pad: str = "edge",
         image_size: tuple[int, int] | None = None,
         dtype: str = "float32",
@@ -692,9 +693,10 @@ class Dataset:
             rename: Stored name → name that items, and all other arguments, use.
             keys: `"lerobot"` spells the names of items as LeRobot does (`observation.images.wrist`, `observation.state`, `action`,
                 `action_is_pad`, `task`, `timestamp`, `frame_index`, `episode_index`, `index`).
-            where: Expression over the columns of steps that is True where items may stand, as in `pl.col("reward") > 0`; windows may
-                reach beyond it. It is evaluated once, here, and reads only the columns that it names.
+            where: Where items may stand; windows may reach beyond it. The label of segments (see `annotate`), or an expression over
+                the columns of steps, as in `pl.col("reward") > 0`, which is evaluated once, here, and reads only what it names.
             every: Keeps each n-th item of an episode.
+            align: Makes the steps anew, as in `get_step_data`: once here, to count them, and once for the cache.
             pad: What stands past the ends of an episode: `"edge"` repeats its first or last step, `"zero"` gives zeros and empty
                 texts, `"drop"` leaves items out whose windows would leave the episode.
             image_size: (height, width) of images; they are resized, bilinear and with antialias (masks, labels and depth: nearest).
@@ -713,9 +715,9 @@ class Dataset:
 
         Raises:
             FeatureNotFoundError: A name that no selected episode has, or that items do not carry.
-            SelectionError: Options that are not known, or do not fit each other; windows in seconds over episodes without times
-                and `control_hz`.
-            FeatureError: Features that `relative` cannot subtract; no such way to normalise, or dimension to exclude.
+            SelectionError: Options that are not known, or do not fit each other; a label that no selected episode has; windows in
+                seconds, or `align`, over episodes without times and `control_hz`.
+            FeatureError: An `align` that does not fit the features. Features that `relative` cannot subtract; no such way to normalise, or dimension to exclude.
             DatasetNotFoundError, CorruptDataError: A saved normaliser that is not there, or damaged.
             MissingExtraError: `pip install 'fogx[torch]'` is needed.
         """
@@ -731,6 +733,7 @@ class Dataset:
             keys=keys,
             where=where,
             every=every,
+            align=align,
             pad=pad,
             image_size=image_size,
             dtype=dtype,

@@ -14,9 +14,9 @@ from polars.io.plugins import register_io_source
 from fogx.align.policy import Align
 from fogx.errors import FeatureError, SelectionError, did_you_mean, listing
 from fogx.feature import Schema
-from fogx.reading.episodes import locate
+from fogx.reading.episodes import Located, locate
 from fogx.reading.roots import Chosen
-from fogx.storage.tables.anew import read_anew
+from fogx.storage.tables.anew import Anew, read_anew
 from fogx.storage.tables.index import read_schema
 from fogx.storage.tables.steps import steps_schema, steps_table
 
@@ -69,6 +69,23 @@ def check_align(chosen: Chosen, policy: Any, *, stored: bool = False) -> None:
         )
 
 
+def each_anew(chosen: Chosen, policy: Align) -> Iterator[Anew]:
+    """Yield the steps of each episode, made anew; no frame is read.
+
+    Raises:
+        FeatureError: As `make_anew`.
+    """
+    for _, made in _members_anew(chosen, policy):
+        yield made
+
+
+def _members_anew(chosen: Chosen, policy: Align) -> Iterator[tuple[Located, Anew]]:
+    for first in range(0, len(chosen), _AT_ONCE):
+        for member in locate(chosen.at(np.arange(first, min(first + _AT_ONCE, len(chosen)))), ("steps", "streams")):
+            hz = member.row["control_hz"][0].as_py()
+            yield member, read_anew(member.root.store, member.index, member.schema, policy, hz)
+
+
 def scan_anew(chosen: Chosen, schema: Schema, policy: Align, types: Mapping[str, Any]) -> pl.LazyFrame:
     """Return the steps of episodes of one schema, made anew as they are collected, one episode in memory at a time.
 
@@ -82,17 +99,13 @@ def scan_anew(chosen: Chosen, schema: Schema, policy: Align, types: Mapping[str,
     def read(names: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None) -> Iterator[pl.DataFrame]:
         arrow = steps_schema(schema)
         wanted = pa.schema([arrow.field(name) for name in (types if names is None else names)])
-        for first in range(0, len(chosen), _AT_ONCE):
-            for member in locate(chosen.at(np.arange(first, min(first + _AT_ONCE, len(chosen)))), ("steps", "streams")):
-                made = read_anew(member.root.store, member.index, schema, policy, member.row["control_hz"][0].as_py())
-                table = steps_table(
-                    wanted, schema, member.episode_id, made.columns, made.num_steps, {"timestamp_ns": made.times_ns}
-                )
-                batch = pl.DataFrame(table)
-                found = batch if predicate is None else batch.filter(predicate)
-                yield found if rows is None else found.head(rows)
-                rows = None if rows is None else rows - found.height
-                if rows is not None and rows <= 0:
-                    return
+        for member, made in _members_anew(chosen, policy):
+            table = steps_table(wanted, schema, member.episode_id, made.columns, made.num_steps, {"timestamp_ns": made.times_ns})
+            batch = pl.DataFrame(table)
+            found = batch if predicate is None else batch.filter(predicate)
+            yield found if rows is None else found.head(rows)
+            rows = None if rows is None else rows - found.height
+            if rows is not None and rows <= 0:
+                return
 
     return register_io_source(read, schema=pl.Schema(types), is_pure=True, explain_name="fogx steps, aligned anew")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fogx.align.policy import Align
 from fogx.errors import CorruptDataError, FeatureNotFoundError, SelectionError, did_you_mean, in_one_line, listing
 from fogx.feature import Feature, Schema, check_feature_name, role_of
+from fogx.protocols import Segment
+from fogx.reading.anew import check_align, each_anew
 from fogx.reading.roots import Chosen, read_index_files
 from fogx.reading.steps import lazy_steps
 from fogx.settings import config
 from fogx.storage.tables.index import read_partial, read_schema
+from fogx.storage.tables.segments import read_segments, segments_of, steps_of
 from fogx.training.anchors import anchors_of, full_by_rate, full_by_steps, full_by_times, stretch_of, whole_number
 from fogx.training.index import Anchors, EpisodeColumns, TrainingIndex
 from fogx.training.items import ItemSpec
@@ -43,8 +48,9 @@ def training_data(
     level: str = "step",
     rename: Mapping[str, str] | None = None,
     keys: str | None = None,
-    where: pl.Expr | Mask | None = None,
+    where: str | pl.Expr | Mask | None = None,
     every: int = 1,
+    align: Align | None = None,
     pad: str = "edge",
     image_size: tuple[int, int] | None = None,
     dtype: str = "float32",
@@ -60,8 +66,9 @@ def training_data(
         level: `"step"`, `"window"` or `"episode"`.
         rename: Stored name → name.
         keys: `"lerobot"` for its names; `None` for fogx' own.
-        where: Which steps items stand at.
+        where: Which steps items stand at; a text is the label of segments.
         every: Keeps each n-th of them.
+        align: How steps are made anew.
         pad: What stands past the ends of an episode.
         image_size: Height and width of images.
         dtype: Of floats.
@@ -81,6 +88,9 @@ def training_data(
     whole_number("every", every, 1)
     features = [features] if isinstance(features, str) else features
     episodes = _episodes(chosen, with_tasks=language is not None)
+    made = None if align is None else _made_anew(chosen, align)
+    if made is not None:
+        episodes = replace(episodes, num_steps=made.num_steps)
     # Episodes without steps have features of their own only where somebody declared them; they ask for nothing.
     used = np.unique(episodes.schema[episodes.num_steps > 0]).tolist() or range(len(episodes.schemas))
     schemas = [episodes.schemas[schema] for schema in used]
@@ -105,12 +115,24 @@ def training_data(
     if in_seconds:
         _check_timed(episodes)
     stored = {name: names.stored[name] for name in read}
-    partial = _partial(chosen) | {old for old in stored.values() for schema in schemas if old not in schema.features}
+    partial = (_partial(chosen) if made is None else made.partial) | {
+        old for old in stored.values() for schema in schemas if old not in schema.features
+    }
     validated = frozenset(name for name, old in stored.items() if old in partial)
-    mask = None if where is None else _mask(chosen, where, names, int(episodes.num_steps.sum()))
-    anchors = _anchors(chosen, episodes, spans, level, every, mask, pad == "drop")
+    if isinstance(where, str):
+        mask: np.ndarray | None = _labelled(chosen, where, episodes.num_steps, made)
+    else:
+        mask = None if where is None else _mask(chosen, where, names, int(episodes.num_steps.sum()), align)
+    anchors = _anchors(chosen, episodes, spans, level, every, mask, pad == "drop", align)
     index = TrainingIndex(
-        episodes, read, list(shown), stored, validated, anchors, (in_seconds or keys is not None) and bool(episodes.timed.any())
+        episodes,
+        read,
+        list(shown),
+        stored,
+        validated,
+        anchors,
+        (in_seconds or keys is not None) and bool(episodes.timed.any()),
+        align,
     )
     size = None if image_size is None else _size(image_size)
     return index, ItemSpec(spans, pad, dtype, size, language, list(instructions), aims, keys)
@@ -262,7 +284,59 @@ def _kind(feature: Feature) -> tuple[object, ...]:
     return feature.dtype, feature.shape, feature.is_image, feature.in_frames
 
 
-def _mask(chosen: Chosen, where: pl.Expr | Mask, names: _Names, total: int) -> np.ndarray:
+@dataclass(frozen=True)
+class _MadeAnew:
+    """What steps that are made anew are like.
+
+    Args:
+        num_steps: `(N,)` int64, how many each episode has.
+        times_ns: Times of each episode's, `None` where it has none.
+        partial: Features that some step lacks.
+    """
+
+    num_steps: np.ndarray
+    times_ns: Sequence[np.ndarray | None]
+    partial: set[str]
+
+
+def _made_anew(chosen: Chosen, align: Align) -> _MadeAnew:
+    """Make the steps of all episodes, one in memory at a time, and return what they are like."""
+    check_align(chosen, align)
+    times: list[np.ndarray | None] = []
+    counts: list[int] = []
+    partial: set[str] = set()
+    for made in each_anew(chosen, align):
+        times.append(made.times_ns)
+        counts.append(made.num_steps)
+        partial |= {name for name, column in made.columns.items() if not column.mask.all()}
+    return _MadeAnew(np.array(counts, np.int64), times, partial)
+
+
+def _labelled(chosen: Chosen, label: str, num_steps: np.ndarray, made: _MadeAnew | None) -> np.ndarray:
+    """Return which steps lie in segments of a label.
+
+    Raises:
+        SelectionError: No selected episode has one.
+    """
+    starts = np.cumsum(num_steps) - num_steps
+    mask, known = np.zeros(int(num_steps.sum()), bool), set[str]()
+    for root, rows, positions in chosen.by_root(["episode_id", "num_steps", "segments_file"]):
+        held = segments_of(read_segments(root.store, rows))
+        known |= {segment.label for segments in held.values() for segment in segments}
+        for position, episode_id in zip(positions.tolist(), rows["episode_id"].to_pylist(), strict=True):
+            segments: Iterable[Segment] = (s for s in held.get(episode_id, ()) if s.label == label)
+            times = None if made is None else made.times_ns[position]
+            for segment in segments if times is None else steps_of(segments, times):
+                mask[starts[position] + segment.start_step : starts[position] + segment.stop_step] = True
+    if label not in known:
+        raise SelectionError(
+            f"where={label!r}: none of the {len(chosen)} selected episodes has a segment with this label; there are: "
+            f"{listing(sorted(known))}.{did_you_mean(label, known)} Set one with annotate(episodes, {label!r}), or give a polars expression."
+        )
+    return mask
+
+
+def _mask(chosen: Chosen, where: pl.Expr | Mask, names: _Names, total: int, align: Align | None) -> np.ndarray:
     """Return at which steps items may stand.
 
     Raises:
@@ -271,9 +345,11 @@ def _mask(chosen: Chosen, where: pl.Expr | Mask, names: _Names, total: int) -> n
     """
     if not isinstance(where, pl.Expr):
         if not callable(where):
-            raise SelectionError(f"where= is a {type(where).__name__}; give a polars expression over the columns of steps.")
+            raise SelectionError(
+                f"where= is a {type(where).__name__}; give a polars expression over the columns of steps, or the label of segments."
+            )
         return where(chosen)
-    steps = names.renamed(lazy_steps(chosen, "index", None))
+    steps = names.renamed(lazy_steps(chosen, "index", None, align))
     try:
         found = steps.select(where.alias("where")).collect()["where"]
     except pl.exceptions.ColumnNotFoundError as error:
@@ -297,6 +373,7 @@ def _anchors(
     every: int,
     mask: np.ndarray | None,
     drop: bool,
+    align: Align | None,
 ) -> Anchors:
     spans, num_steps = windows.values(), episodes.num_steps
     stretch = stretch_of(spans) if level == "window" else None
@@ -305,11 +382,14 @@ def _anchors(
     low, high = full_by_steps(spans, num_steps)
     full = None
     if any(isinstance(window, TimeWindow) for window in spans):
-        slow_low, slow_high = full_by_rate(spans, num_steps, np.nan_to_num(episodes.control_hz, nan=1.0))
+        hz = episodes.control_hz if align is None or align.rate_hz is None else np.full(len(episodes), align.rate_hz)
+        slow_low, slow_high = full_by_rate(spans, num_steps, np.nan_to_num(hz, nan=1.0))
         low = np.where(episodes.timed, low, np.maximum(low, slow_low))
         high = np.where(episodes.timed, high, np.minimum(high, slow_high))
         if episodes.timed.any():
-            times = lazy_steps(chosen, "index", None).select("timestamp_ns").collect()["timestamp_ns"].fill_null(0).to_numpy()
+            times = (
+                lazy_steps(chosen, "index", None, align).select("timestamp_ns").collect()["timestamp_ns"].fill_null(0).to_numpy()
+            )
             full = full_by_times(spans, times, num_steps) | np.repeat(~episodes.timed, num_steps)
     return anchors_of(num_steps, stretch=stretch, every=every, chosen=mask, full=full, bounds=(low, high))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fogx.align.policy import Align
 from fogx.feature import Feature, Schema
 from fogx.storage.files.store import Store
 
@@ -111,6 +112,7 @@ class TrainingIndex:
         validated: Names that come with `<feature>_is_valid`, since some step lacks them.
         anchors: The steps that items stand at.
         needs_times: Whether the times of steps are read too.
+        align: How the steps are made anew, of which `episodes` tells the numbers; `None` for those that are stored.
     """
 
     episodes: EpisodeColumns
@@ -120,10 +122,17 @@ class TrainingIndex:
     validated: frozenset[str]
     anchors: Anchors
     needs_times: bool = False
+    align: Align | None = None
 
     def __reduce__(self) -> tuple[type[TrainingIndex], tuple[Any, ...]]:
         # What follows from the fields is worked out again, which is quicker than to send it to each worker.
         return TrainingIndex, tuple(getattr(self, field.name) for field in fields(self))
+
+    @functools.cached_property
+    def control_hz(self) -> np.ndarray:
+        """`(N,)` float64, steps a second as items count them; NaN where it is not known."""
+        known = self.episodes.control_hz
+        return known if self.align is None or self.align.rate_hz is None else np.full(len(known), self.align.rate_hz)
 
     @functools.cached_property
     def order(self) -> np.ndarray:

@@ -271,7 +271,7 @@ def positions(rows: _Rows, window: Window, anchors: np.ndarray) -> tuple[np.ndar
     if isinstance(window, StepWindow):
         return step_positions(window, anchors, rows.num_steps)
     found, own = rows.index.episodes, np.clip(anchors, 0, rows.num_steps - 1)
-    steps, is_pad = rate_positions(window, own, rows.num_steps, np.nan_to_num(found.control_hz[rows.episodes], nan=1.0))
+    steps, is_pad = rate_positions(window, own, rows.num_steps, np.nan_to_num(rows.index.control_hz[rows.episodes], nan=1.0))
     for row in np.flatnonzero(found.timed[rows.episodes]).tolist():
         steps[row], is_pad[row] = time_positions(window, int(own[row]), rows.times(row))
     return steps, is_pad
@@ -280,7 +280,7 @@ def positions(rows: _Rows, window: Window, anchors: np.ndarray) -> tuple[np.ndar
 def _counted(rows: _Rows, steps: np.ndarray) -> Batch:
     """Return the numbers that LeRobot gives a step; `timestamp` is s since the episode began, NaN where nothing tells."""
     found = rows.index.episodes
-    timestamp = steps / found.control_hz[rows.episodes]
+    timestamp = steps / rows.index.control_hz[rows.episodes]
     for row in np.flatnonzero(found.timed[rows.episodes]).tolist():
         times = rows.times(row)
         timestamp[row] = (times[steps[row]] - times[0]) / 1e9

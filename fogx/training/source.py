@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ from fogx.feature import Feature, Schema
 from fogx.memory import Room
 from fogx.protocols import Column
 from fogx.storage.files.store import Store
+from fogx.storage.tables.anew import read_anew
 from fogx.storage.tables.guarded import GuardedParquet
 from fogx.storage.tables.index import SHARED, IndexRow, check_index, read_index
 from fogx.storage.tables.steps import columns_of, steps_schema
@@ -54,6 +56,7 @@ def block_key(index: TrainingIndex, number: int) -> str:
         index.needs_times,
         [found.index_files[file] for file in files.tolist()],
         [found.schemas[schema].schema_id for schema in schemas.tolist()],
+        None if index.align is None else [index.align.to_json(), found.control_hz[members].tolist()],
     ]
     digest = hashlib.sha256(json.dumps(told).encode())
     for array in (np.searchsorted(files, found.index_file[members]), found.index_row[members], found.num_steps[members]):
@@ -72,12 +75,16 @@ def make_block(index: TrainingIndex, number: int) -> Block:
     store = index.episodes.stores[int(index.episodes.store[members[0]])]
     rows = _index_rows(index, store, members)
     schemas = [index.episodes.schemas[schema] for schema in index.episodes.schema[members].tolist()]
-    columns = _read(store, rows, schemas, [*index.stored.values(), *([TIMES] if index.needs_times else [])])
+    if index.align is None:
+        columns = _read(store, rows, schemas, [*index.stored.values(), *([TIMES] if index.needs_times else [])])
+    else:
+        columns = [_anew(index, store, int(member), row) for member, row in zip(members, rows, strict=True)]
+    lengths = index.episodes.num_steps[members].tolist()
     arrays: dict[str, np.ndarray] = {}
     texts: dict[str, Sequence[str]] = {}
     for name, feature in index.features.items():
         stored = index.stored[name]
-        parts = [(found.get(stored), row.num_steps) for found, row in zip(columns, rows, strict=True)]
+        parts = [(found.get(stored), length) for found, length in zip(columns, lengths, strict=True)]
         if feature.in_frames:
             arrays[stored], texts[stored] = _frames(store, stored, parts, rows)
         elif feature.is_variable:
@@ -86,7 +93,7 @@ def make_block(index: TrainingIndex, number: int) -> Block:
             arrays |= _regular(stored, feature, parts)
         _add_mask(arrays, stored, parts)
     if index.needs_times:
-        parts = [(found.get(TIMES), row.num_steps) for found, row in zip(columns, rows, strict=True)]
+        parts = [(found.get(TIMES), length) for found, length in zip(columns, lengths, strict=True)]
         arrays[TIMES] = _filled(Feature("int64", ()), parts)
         _add_mask(arrays, TIMES, parts)
     return Block(arrays, texts)
@@ -99,6 +106,7 @@ _Part = tuple[Column | None, int]
 def _index_rows(index: TrainingIndex, store: Store, members: np.ndarray) -> list[IndexRow]:
     found = index.episodes
     parts = ["steps", *(["frames"] if any(feature.in_frames for feature in index.features.values()) else [])]
+    parts += ["streams"] if index.align is not None else []
     files, numbers = found.index_file[members], found.index_row[members]
     # Members are in order of their files.
     starts = np.flatnonzero(np.r_[True, np.diff(files) != 0]).tolist()
@@ -107,9 +115,24 @@ def _index_rows(index: TrainingIndex, store: Store, members: np.ndarray) -> list
     read = functools.partial(read_index, store, parts=parts)
     rows = [row for group in store.each(read, names, groups) for row in group]
     for member, row in zip(members.tolist(), rows, strict=True):
-        own = found.ids[member].as_py(), found.schemas[int(found.schema[member])].schema_id, int(found.num_steps[member])
+        # The number of steps that are made anew is no longer the one that is stored.
+        steps = int(found.num_steps[member]) if index.align is None else row.num_steps
+        own = found.ids[member].as_py(), found.schemas[int(found.schema[member])].schema_id, steps
         check_index(store.root, dict(zip(SHARED, own, strict=True)), row)
     return rows
+
+
+def _anew(index: TrainingIndex, store: Store, member: int, row: IndexRow) -> dict[str, Column]:
+    """Return the columns of one episode whose steps are made anew."""
+    found, policy = index.episodes, index.align
+    assert policy is not None
+    hz = float(found.control_hz[member])
+    made = read_anew(store, row, found.schemas[int(found.schema[member])], policy, None if math.isnan(hz) else hz)
+    if made.num_steps != found.num_steps[member]:
+        raise CorruptDataError(
+            f"{store.root}: the samples of episode {row.episode_id} give {made.num_steps} steps, and gave {found.num_steps[member]} before."
+        )
+    return {**made.columns, TIMES: made.column(TIMES)}
 
 
 def _read(store: Store, rows: Sequence[IndexRow], schemas: Sequence[Schema], names: Sequence[str]) -> list[dict[str, Column]]:
