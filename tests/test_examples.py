@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import fogx as fox
 from fogx.reading.episodes import locate, read_sound
@@ -123,3 +124,16 @@ def test_the_picture_of_alignment(start, tmp_path):
     picture = (tmp_path / "plot.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) < 150_000
+
+
+def test_a_day(start, tmp_path):
+    assert finished(start("day.py")).strip() == str(tmp_path / "share" / "rtx" / "lab" / "1.0.0")
+    dataset = fox.Dataset(tmp_path / "lab")
+    assert len(dataset) == 3 + 25
+    kept = dataset.segments(label="keep")
+    assert (kept["stop_step"] - kept["start_step"]).between(58, 61).all()  # commands come 50 ms apart
+    saved = torch.load(tmp_path / "checkpoint.pt")
+    assert set(saved) == {"policy", "data"}
+    online = fox.Online.load(tmp_path / "io.json")
+    batch = online({"observation/wrist": np.zeros((96, 128, 3), np.uint8)})
+    assert batch["image"].shape == (1, 2, 3, 64, 64)

@@ -12,7 +12,9 @@ import numpy as np
 
 from fogx.errors import SchemaMismatchError, SelectionError, listing, missing_extra
 from fogx.training.anchors import whole_number
+from fogx.training.itemstats import ItemStats
 from fogx.training.loader import Loader, LoaderOptions
+from fogx.training.online import Online
 from fogx.training.order import Draw, Order, derived, permuted
 from fogx.training.sampler import Sampler
 from fogx.training.torch import StepDataset, collate, joined, kind_of
@@ -172,6 +174,28 @@ class Mixture:
         """
         given: LoaderOptions = {"collate_fn": collate, **options}
         return Loader(self, self.order(), batch_size, num_workers, seed, **given)
+
+    def stats(self) -> list[ItemStats]:
+        """Return the statistics of the items of each source, as `StepDataset.stats` does.
+
+        Raises:
+            CorruptDataError: Stored data fails a checksum.
+        """
+        return [source.stats() for source in self.sources]
+
+    def online(self, source: int) -> Online:
+        """Return what makes the batch of a training item of a robot's observation, for one source: each has its own statistics.
+
+        Args:
+            source: Its number.
+
+        Raises:
+            SelectionError: No such source, or as `StepDataset.online`.
+            FeatureError: As `StepDataset.online`.
+        """
+        if isinstance(source, bool) or not isinstance(source, int) or not 0 <= source < len(self.sources):
+            raise SelectionError(f"source={source!r:.40}: sources have the numbers 0 to {len(self.sources) - 1}.")
+        return self.sources[source].online()
 
     def sampler(self, seed: int = 0) -> Sampler:
         """Return a sampler of draws for another loader; see `StepDataset.sampler`.

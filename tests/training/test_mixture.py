@@ -114,6 +114,15 @@ def test_items_are_those_of_the_sources(lab, workers):
             assert batch["word"][row] == wanted["word"]
 
 
+def test_each_source_has_its_own_numbers(lab, tmp_path):
+    train = fox.mix([(lab["ours"], 1), (lab["theirs"], 2)])
+    assert [stats["action"].count.tolist() for stats in train.stats()] == [[40, 40], [7, 7]]
+    assert train.online(source=1)({"word": "x"})["word"] == ["x"]
+    for wrong in (2, -1, True, "ours", None):
+        with pytest.raises(SelectionError, match=r"source=.*: sources have the numbers 0 to 1"):
+            train.online(source=wrong)
+
+
 def test_plain_numbers_are_draws_of_the_first_epoch(lab):
     mixture = fox.mix([(lab["ours"], 1.0), (lab["theirs"], 3.0)])
     draws = [key for batch in mixture.loader(47, seed=0) for key in keyed(batch)]
