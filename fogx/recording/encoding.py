@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -204,7 +206,16 @@ _made: dict[int, ThreadPoolExecutor] = {}
 
 def _pool(pid: int) -> ThreadPoolExecutor:
     # Threads do not come along over a fork, so each process has its own.
-    return _made.get(pid) or _made.setdefault(pid, ThreadPoolExecutor(min(_processors(), _MOST_THREADS), "fogx encoder"))
+    return _made.get(pid) or _made.setdefault(
+        pid, ThreadPoolExecutor(min(_processors(), _MOST_THREADS), "fogx encoder", _step_back)
+    )
+
+
+def _step_back() -> None:
+    """Do not take the processor from a thread that adds: on Linux a batch thread that wakes up waits for its turn."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _processors() -> int:
