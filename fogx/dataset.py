@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fogx.align.policy import Align
 from fogx.errors import SelectionError
-from fogx.feature import Feature
+from fogx.feature import Feature, check_declared
 from fogx.ids import new_id
 from fogx.jobs.check import check
 from fogx.jobs.compact import compact
@@ -86,7 +86,7 @@ class Dataset:
     ) -> None:
         sources = [load_from] if isinstance(load_from, (str, os.PathLike)) else list(load_from)
         self._roots = Roots(path, sources, name, storage_options, version, read_only)
-        self._features = dict(features or {})
+        self._features = check_declared(features or {})
         self._recorded: list[str] = []
         tell_of_left(self._roots.write.store)
 
@@ -154,14 +154,15 @@ class Dataset:
                 `count` and `first_error`.
 
         Raises:
-            MetadataError: A key that is fogx's own, or a value of a type that is not stored.
+            MetadataError: A key that is fogx's own, a value of a type that is not stored, or a task that is no text.
+            FeatureError: `features` is no dict of `fox.Feature`, or `align` no `fox.Align`.
             ReadOnlyError: The handle is read-only.
             UnknownNameError: Another `on_full` or `on_bad_value`.
         """
         self._roots.write.check_writable()
         episode_id, store = new_id(), self._roots.write.store
         save = functools.partial(seal, store, self._roots.write.writable, self.name, episode_id)
-        declared = {**self._features, **(features or {})}
+        declared = {**self._features, **check_declared(features or {})}
         return Episode(
             save,
             episode_id=episode_id,
@@ -352,6 +353,7 @@ class Dataset:
 
         Raises:
             EpisodeNotFoundError: Ids that the dataset does not hold.
+            SegmentError: A label that no segment can have.
             CorruptDataError: A file of segments that is lost or damaged.
         """
         return segments_frame(choose(self._roots, episodes), label)

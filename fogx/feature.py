@@ -223,6 +223,21 @@ def check_feature_name(name: object) -> str:
     return name
 
 
+def check_declared(features: object) -> dict[str, Feature]:
+    """Return a copy of declarations by name.
+
+    Raises:
+        FeatureError: Not a dict of `Feature`, or a name that cannot be used.
+    """
+    if not isinstance(features, Mapping):
+        raise FeatureError(f"features= is a dict of fox.Feature by name, found {type(features).__name__}.")
+    for name, feature in features.items():
+        check_feature_name(name)
+        if not isinstance(feature, Feature):
+            raise FeatureError(f"features=: {name!r} is declared by a {type(feature).__name__}; give fox.Feature(dtype, shape).")
+    return dict(features)
+
+
 def _dtype_name(dtype: object) -> str:
     if isinstance(dtype, str) and dtype in DTYPES:
         return dtype

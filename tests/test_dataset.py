@@ -30,6 +30,7 @@ from fogx.errors import (
     NotADatasetError,
     ReadOnlyError,
     SchemaMismatchError,
+    SegmentError,
     SelectionError,
     UnknownNameError,
     UnknownPluginError,
@@ -450,3 +451,21 @@ def test_readers_beside_a_writer_see_whole_episodes_and_a_stop_loses_none(tmp_pa
     assert set(acknowledged) <= set(ids)
     for view in fox.Dataset(tmp_path / "lab"):
         assert all(len(view[name]) == view.num_steps for name in view.features)
+
+
+def test_wrong_arguments_are_told_at_the_call(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    for wrong, message in (
+        (["a"], "is a dict of fox.Feature by name, found list"),
+        ({"a": "float32"}, "'a' is declared by a str"),
+    ):
+        with pytest.raises(FeatureError, match=message):
+            fox.Dataset(tmp_path / "other", features=wrong)
+        with pytest.raises(FeatureError, match=message):
+            dataset.new_episode(features=wrong)
+    with pytest.raises(MetadataError, match="task= says in words what the robot is to do, found int"):
+        dataset.new_episode(task=3)
+    with dataset.new_episode() as episode:
+        episode.add("x", 1.0)
+    with pytest.raises(SegmentError, match="label of a segment is a str"):
+        dataset.segments(label=3)

@@ -39,6 +39,13 @@ def test_a_bucket_holds_a_dataset(s3_server):
     assert len(fox.Dataset(root)) == 0
 
 
+def test_a_bucket_is_checked_through_its_handle(s3_server):
+    dataset = fox.Dataset(s3_server.make_bucket("checked"), storage_options={"config_kwargs": {"retries": {"max_attempts": 3}}})
+    _record(dataset)
+    assert dataset.check(deep=True).empty
+    assert dataset.repair(dry_run=True).empty
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_read_from_a_bucket(s3_server, context):
     root = s3_server.make_bucket("lab") + "/a/b"

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from fogx.reading.roots import Chosen
 from fogx.reading.table import nullable
 from fogx.storage.files.store import Store
-from fogx.storage.tables.segments import read_segments, values_of
+from fogx.storage.tables.segments import check_label, read_segments, values_of
 
 COLUMNS = ("episode_id", "label", "start_s", "stop_s", "start_ns", "stop_ns", "start_step", "stop_step", "value", "source")
 
@@ -19,6 +19,7 @@ _NEEDED = ["episode_id", "start_ns", "duration_ns", "num_steps", "control_hz", "
 
 def segments_frame(chosen: Chosen, label: str | None) -> pd.DataFrame:
     """Return the segments of episodes, in their order; see `Dataset.segments`."""
+    label = None if label is None else check_label(label)
     parts, places = [], [np.zeros(0, np.int64)]
     for root, rows, positions in chosen.by_root(_NEEDED):
         table = read_segments(root.store, rows, label)

@@ -122,6 +122,8 @@ class Episode:
         self._metadata: dict[str, Any] = {}
         self._metadata = self._checked(metadata or {})
         if task is not None:
+            if not isinstance(task, str):
+                raise MetadataError(f"task= says in words what the robot is to do, found {type(task).__name__}.")
             if self._metadata.get("task", task) != task:
                 raise MetadataError(f"task={task!r} and metadata['task']={self._metadata['task']!r} differ; give one of them.")
             self._metadata |= self._checked({"task": task})
