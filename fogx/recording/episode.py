@@ -33,6 +33,7 @@ from fogx.errors import (
     listing,
 )
 from fogx.feature import Feature, check_feature_name
+from fogx.memory import give_back
 from fogx.protocols import EpisodeData, Samples
 from fogx.recording.channel import Channel, Prepared
 from fogx.recording.encoding import not_encoded
@@ -528,6 +529,8 @@ class Episode:
         own = {key: facts.pop(key, None) for key in _OWN}
         with frames.still(), self._progress(frames.encoding.waiting[0]) as done:
             frames.encoding.drain(done)
+            if frames.sealed() is not None:  # a long recording, of which hundreds of MB are free again by now
+                give_back()
             self._tell_failures()
             data, told = self._aligned() if self._held.timed else self._grouped()
             own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
