@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fogx.align.policy import Align
+from fogx.align.policy import INTERPOLATING, Align
 from fogx.align.steps import Steps, Stream, Taken, align
 from fogx.feature import NUMERIC_DTYPES, Schema
 from fogx.protocols import Column, Samples
@@ -44,7 +44,7 @@ def aligned(schema: Schema, sent: Samples, policy: Align, *, keep: bool = False)
         TooManyStepsError: As `align`.
     """
     rows = {name: np.flatnonzero(sent.columns[name].mask) for name in schema}
-    streams = {name: _stream(schema, name, sent, rows[name]) for name in schema}
+    streams = {name: _stream(schema, name, sent, rows[name], policy) for name in schema}
     steps = align(streams, policy)
     once = not steps.cuts and all(_once(steps, streams[name], steps.features[name]) for name in schema)
     same = not keep and (once or not len(sent.stamps_ns))
@@ -60,10 +60,12 @@ def aligned(schema: Schema, sent: Samples, policy: Align, *, keep: bool = False)
     return Aligned(columns, steps, streams, samples)
 
 
-def _stream(schema: Schema, name: str, sent: Samples, rows: np.ndarray) -> Stream:
+def _stream(schema: Schema, name: str, sent: Samples, rows: np.ndarray, policy: Align) -> Stream:
     feature, received = schema[name], sent.received_ns
     numbers = feature.dtype in NUMERIC_DTYPES and not feature.in_frames and not feature.is_variable
-    values = sent.columns[name].values
+    chosen, values = policy.features.get(name, policy.default), sent.columns[name].values
+    # Others hand on the samples themselves, of a long episode tens of MB that need no copy here.
+    numbers = numbers and chosen is not None and chosen.kind in INTERPOLATING
     return Stream(
         sent.stamps_ns[rows],
         _chosen(values, rows) if numbers else None,

@@ -129,9 +129,11 @@ def steps_table(
         in_steps: Features of which `columns` holds numbers of steps.
     """
 
-    def array(name: str) -> pa.Array:
+    def array(name: str) -> pa.Array | pa.ChunkedArray:
         if name == "episode_id":
-            return pa.repeat(episode_id, rows)
+            # One piece many times: a million ids would take 32 MB.
+            piece = pa.repeat(episode_id, min(rows, ROW_GROUP_ROWS))
+            return pa.chunked_array([piece] * (rows // ROW_GROUP_ROWS) + [piece.slice(0, rows % ROW_GROUP_ROWS)], pa.string())
         if name == "step_index":
             return pa.array(np.arange(rows, dtype=np.int64))
         if name in times_ns:
