@@ -263,7 +263,8 @@ def test_episodes_without_times(dataset):
 def test_damage_is_not_carried_on(dataset):
     path = Path(sorted(files_of(dataset, "streams"))[0])
     data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 1
+    for place in range(len(data) // 4, len(data) // 2):  # one byte may be one that says nothing, as of a page's statistics
+        data[place] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptDataError):
         dataset.realign(align=fox.Align(rate_hz=50))
