@@ -127,13 +127,16 @@ def test_the_picture_of_alignment(start, tmp_path):
 
 
 def test_a_day(start, tmp_path):
-    assert finished(start("day.py")).strip() == str(tmp_path / "share" / "rtx" / "lab" / "1.0.0")
-    dataset = fox.Dataset(tmp_path / "lab")
+    folder = tmp_path / "day"
+    assert finished(start("day.py", str(folder))).strip() == str(folder / "share" / "rtx" / "lab" / "1.0.0")
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "io.json", "lab", "share"]
+    assert list(tmp_path.iterdir()) == [folder]
+    dataset = fox.Dataset(folder / "lab")
     assert len(dataset) == 3 + 25
     kept = dataset.segments(label="keep")
     assert (kept["stop_step"] - kept["start_step"]).between(58, 61).all()  # commands come 50 ms apart
-    saved = torch.load(tmp_path / "checkpoint.pt")
+    saved = torch.load(folder / "checkpoint.pt")
     assert set(saved) == {"policy", "data"}
-    online = fox.Online.load(tmp_path / "io.json")
+    online = fox.Online.load(folder / "io.json")
     batch = online({"observation/wrist": np.zeros((96, 128, 3), np.uint8)})
     assert batch["image"].shape == (1, 2, 3, 64, 64)
