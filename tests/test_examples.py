@@ -1,6 +1,7 @@
 """The examples in a short form, as users run them: each a process of its own, judged by what it leaves behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,3 +141,35 @@ def test_a_day(start, tmp_path):
     online = fox.Online.load(folder / "io.json")
     batch = online({"observation/wrist": np.zeros((96, 128, 3), np.uint8)})
     assert batch["image"].shape == (1, 2, 3, 64, 64)
+
+
+def test_behaviour_cloning_goes_on_as_if_it_had_not_stopped(start, tmp_path):
+    def clone(folder, steps):
+        return finished(start("behaviour_cloning.py", folder, "--steps", str(steps)))
+
+    def losses(out):
+        found = re.search(r"held-out loss: before (\S+), after (\S+), of the mean action (\S+)\n", out)
+        return [float(number) for number in found.groups()]
+
+    whole, first = clone("whole", 120), clone("parts", 60)
+    second = clone("parts", 120)
+    before, after, of_mean = losses(whole)
+    assert after < of_mean < before
+    assert after < losses(first)[1] < before
+
+    # 200 items are 7 batches: step 60 lies within an epoch.
+    assert "went on from" not in whole + first
+    assert "at step 60" in second
+    assert "epoch 8, 128 of 200 samples delivered" in second
+    assert losses(second) == losses(whole)
+    one, other = (torch.load(tmp_path / folder / "checkpoint.pt") for folder in ("whole", "parts"))
+    assert one["data"] == other["data"]
+    assert all(torch.equal(one["policy"][name], values) for name, values in other["policy"].items())
+
+    info = fox.Dataset(tmp_path / "parts" / "bridge").get_episode_info()
+    assert info["split"].value_counts().to_dict() == {"train": 20, "val": 5}
+    names = sorted(path.name for path in (tmp_path / "parts").iterdir())
+    assert names == ["actions.png", "bridge", "checkpoint.pt", "io.json"]
+    assert (tmp_path / "parts" / "actions.png").read_bytes().startswith(b"\x89PNG")
+    online = fox.Online.load(tmp_path / "parts" / "io.json")
+    assert online.features == ["observation/image_0", "observation/state"]
