@@ -371,7 +371,8 @@ class Episode:
 
     def take_back(self, held: Held, num_steps: int, journal: Journal, marks: Iterable[Mark]) -> None:
         """Fill a new episode with what a journal holds; see `recovery.py`."""
-        self._held, self._lock, self._grouper.num_steps, self._journal = held, held.lock, num_steps, journal
+        self._held, self._lock, self._journal = held, held.lock, journal
+        self._grouper.resume(num_steps)
         self._marks = Marks(marks)
         if held.timed and self._align is None:
             self._align = Align()
@@ -392,7 +393,11 @@ class Episode:
             stamp = timestamp
         else:
             stamp = stamp_ns(timestamp, time_unit)
-        channel.put(held.add(stamp, received, self._grouper.place_one(feature)), value)
+        try:
+            channel.put(held.add(stamp, received, self._grouper.place_one(feature)), value)
+        except BaseException:  # Ctrl-C comes between any two calls
+            self._grouper.resume(held.mend())
+            raise
         return True
 
     def _record(
@@ -447,19 +452,22 @@ class Episode:
             self._refuse(name, refusal)
         if not prepared:
             return 0
-        names = [channel.name for channel, _ in prepared]
-        step = self._grouper.place_alone() if alone else self._grouper.place(names)
         held.stamped = timestamp is not None
         if not alone:  # whole steps come in any order of threads
             self._threads.add(threading.get_ident())
         held.timed = self._align is not None or held.stamped or len(self._threads) > 1
-        row = held.add(stamp, received, step)
-        for channel, item in prepared:
-            held.channels[channel.name] = channel
-            if item is None:
-                channel.put(row, flat[channel.name])
-            else:
-                channel.append(row, item, held.stamps_ns)
+        names = [channel.name for channel, _ in prepared]
+        try:
+            row = held.add(stamp, received, self._grouper.place_alone() if alone else self._grouper.place(names))
+            for channel, item in prepared:
+                held.channels[channel.name] = channel
+                if item is None:
+                    channel.put(row, flat[channel.name])
+                else:
+                    channel.append(row, item, held.stamps_ns)
+        except BaseException:  # as above
+            self._grouper.resume(held.mend())
+            raise
         return 0
 
     def _refuse(self, name: str, error: Exception) -> None:
