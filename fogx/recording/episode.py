@@ -291,9 +291,10 @@ class Episode:
         """
         with self._lock:
             self._check_open("mark")
-            self._metadata |= self._checked({"success": success, **metadata})
+            said = self._checked({"success": success, **metadata})
+            self._metadata |= said
             if self._journal is not None:
-                self._journal.metadata(self._metadata)
+                self._journal.metadata(said)
 
     def begin(self, label: str, value: Any = None, *, timestamp: Any = None, time_unit: str = "ns") -> None:
         """Begin a segment: what is recorded from here on, up to `end`, has the label.
@@ -476,7 +477,7 @@ class Episode:
         mine["count"] += 1
         self._left_out += 1
         if self._journal is not None:
-            self._journal.metadata({**self._metadata, "quarantined": self._refused})
+            self._journal.metadata({"quarantined": self._refused})
 
     def _tell_failures(self) -> None:
         """Raise where an encoder failed, or count what it failed at."""

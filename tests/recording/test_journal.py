@@ -437,3 +437,24 @@ def test_a_journal_that_another_process_looks_at_is_begun_all_the_same(tmp_path,
     News(journal).values.append(1)
     journal.close(remove=False)
     assert read_all(journal.path)[0] == [1]
+
+
+def test_each_refused_value_costs_the_journal_little_whatever_the_metadata(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    given = {"calibration": np.random.default_rng(0).random(100_000), "operator": "ana"}
+
+    def add(episode):
+        episode.add("joint", 0.5)
+        episode.mark(success=True)
+        for _ in range(20):
+            episode.add("joint", "broken")
+        episode.mark(weather="rain")
+
+    left_behind(dataset, add, given, on_bad_value="quarantine")
+    (journal,) = (tmp_path / "lab" / "journals").glob("*.mcap")
+    assert journal.stat().st_size < 3 * given["calibration"].nbytes
+    dataset.recover()
+    found = dataset.refresh().episodes[0].metadata
+    assert found["quarantined"]["joint"]["count"] == 20
+    assert found["calibration"].tolist() == given["calibration"].tolist()
+    assert (found["operator"], found["success"], found["weather"]) == ("ana", True, "rain")
