@@ -135,6 +135,19 @@ def test_opening_says_so_and_discarding_removes(tmp_path, caplog):
     assert len(fox.Dataset(dataset.path)) == 0
 
 
+def test_values_of_a_feature_that_became_large_are_counted_once(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+
+    def add(episode):
+        for i in range(6):
+            episode.add("note", f"{i} " * (1 if i < 4 else 20_000))
+            if i == 3:
+                episode._journal.sync()
+
+    left_behind(dataset, add)
+    assert dataset.recover(dry_run=True)["values"].tolist() == dataset.recover()["values"].tolist() == [6]
+
+
 def test_killed_between_commit_and_clean_up_doubles_nothing(tmp_path, monkeypatch):
     dataset = fox.Dataset(tmp_path / "lab")
     with monkeypatch.context() as patch:
