@@ -250,6 +250,10 @@ class Episode:
         while size:
             with self._lock:
                 self._check_open("add")
+                if feature_type is not None and not isinstance(feature_type, Feature):
+                    raise FeatureError(
+                        f"feature {feature!r}: feature_type= is a fox.Feature(dtype, shape), found {type(feature_type).__name__}."
+                    )
                 if feature_type is not None and isinstance(value, Mapping):
                     raise FeatureError(
                         f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=."

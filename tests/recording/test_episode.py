@@ -570,3 +570,15 @@ def recorded(values, timed, at, moment):
         kept = [value if isinstance(value, (str, bytes)) else value.tolist() for value in column.values[column.mask]]
         found[name] = list(zip(times[column.mask].tolist() if timed else [None] * len(kept), kept, strict=True))
     return found if interrupted else None
+
+
+def test_a_declaration_that_is_none_is_refused_and_leaves_the_episode_as_it_was(sink):
+    episode = sink.episode()
+    for feature_type in ("float32", {"dtype": "float32"}, np.float32):
+        with pytest.raises(
+            FeatureError, match=r"feature 'a': feature_type= is a fox.Feature\(dtype, shape\), found (str|dict|type)\."
+        ):
+            episode.add("a", 1.0, feature_type=feature_type)
+    episode.add("a", 1.0, feature_type=Feature("float32"))
+    episode.close()
+    assert sink.sealed[0].columns["a"].values.tolist() == [1.0]
