@@ -418,6 +418,11 @@ class Episode:
                 f"feature {next(iter(values), '')!r}: earlier values of this episode {have} timestamps, this one has {got}. Give "
                 "timestamp= to all values or to none."
             )
+        if held.stamped is None and timestamp is None and (label := self._marks.timed()) is not None:
+            raise FeatureError(
+                f"feature {next(iter(values), '')!r}: segment {label!r} has a timestamp, this value has none, so that their times cannot "
+                "be compared. Give timestamp= to all values, or begin another episode, and its segments without timestamp=."
+            )
         flat: dict[str, object] = {}
         _flatten("", values, flat)
         self._tell_failures()

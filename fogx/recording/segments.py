@@ -55,6 +55,10 @@ class Marks:
     def __iter__(self) -> Iterator[Mark]:
         return iter(self._marks.values())
 
+    def timed(self) -> str | None:
+        """Return the label of the first segment that has a time, if one has: before the first sample, of those that were given one."""
+        return next((m.label for m in self if m.start_ns is not None or m.stop_ns is not None), None)
+
     def begin(self, label: object, value: object, at_ns: int | None) -> Mark:
         """Open a segment and return it.
 
