@@ -116,6 +116,8 @@ class Marks:
         if not self._marks:
             return (), None
         first, last = (min(stamps_ns), max(stamps_ns)) if stamps_ns else (None, None)
+        if first is not None and last is not None:  # `latency_s` may put steps before the first stamp, or after the last
+            first, last = int(times_ns.min(initial=first)), int(times_ns.max(initial=last))
         segments = []
         for mark in self._marks.values():
             start = first if mark.start_ns is None else mark.start_ns

@@ -243,3 +243,15 @@ def test_a_moment_that_is_given_needs_samples_with_times(tmp_path, end):
     episode.end("a") if not end else None
     episode.close()
     assert _steps(dataset) == [("a", 0, 1, None) if end else ("a", 1, 2, None)]
+
+
+@pytest.mark.parametrize("late_s", [0.5, -0.5])
+def test_a_segment_of_all_holds_all_steps_whatever_the_latency(tmp_path, late_s):
+    dataset = fox.Dataset(tmp_path / "r")
+    episode = dataset.new_episode(align=fox.Align(latency_s={"a": late_s}))
+    episode.begin("all")
+    for step in range(30):
+        episode.add("a", step, timestamp=100 * MS * step)
+    with pytest.warns(UserWarning, match="still open at close"):
+        episode.close()
+    assert _steps(dataset) == [("all", 0, 30, None)]
