@@ -119,8 +119,10 @@ def remove(root: Root, ids: Sequence[str], frame: pd.DataFrame) -> int:
 
 
 def _keys(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
-    columns = [[None if pd.isna(value) else value for value in frame[name].tolist()] for name in _SAME[:-1]]
-    return list(zip(*columns, (repr(check_value(value)) for value in frame["value"].tolist()), strict=True))
+    columns = {name: [None if pd.isna(value) else value for value in frame[name].tolist()] for name in _SAME[:-1]}
+    for steps in (columns["start_step"], columns["stop_step"]):  # where there are times, `realign` may change these
+        steps[:] = [step if ns is None else None for step, ns in zip(steps, columns["start_ns"], strict=True)]
+    return list(zip(*columns.values(), (repr(check_value(value)) for value in frame["value"].tolist()), strict=True))
 
 
 def edit_segments(

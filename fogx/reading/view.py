@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -208,10 +208,15 @@ class EpisodeView:
         Raises:
             FeatureNotFoundError: No such feature; lists those there are.
             SelectionError: No features, no steps, or a stretch that does not end after its begin.
+            FeatureError: A time that is no finite number.
             MissingExtraError: `pip install 'fogx[plot]'` is needed.
         """
         names = (
-            [features] if isinstance(features, str) else list(self.schema)[:_MOST_ROWS] if features is None else list(features)
+            list(self.schema)[:_MOST_ROWS]
+            if features is None
+            else [features]
+            if isinstance(features, str) or not isinstance(features, Iterable)
+            else list(features)
         )
         for name in names:
             _ = self.schema[name]
@@ -224,9 +229,9 @@ class EpisodeView:
         axis = "seconds after the first step" if timed or hz else "steps"
         mine = np.asarray(self._steps, dtype=np.int64)
         ends = [steps_s[mine], *([track.sent_s for track in drawn] if self._steps == self._all else [])]
-        first = min(float(times.min()) for times in ends if len(times)) if start_s is None else start_s
+        first = min(float(times.min()) for times in ends if len(times)) if start_s is None else seconds("start_s", start_s)
         newest = max(float(times.max()) for times in ends if len(times))
-        last = math.nextafter(newest, math.inf) if stop_s is None else stop_s
+        last = math.nextafter(newest, math.inf) if stop_s is None else seconds("stop_s", stop_s)
         if not first < last:
             raise SelectionError(
                 f"plot from {first:g} s to {last:g} s: that is no stretch of time. Give a stop_s= after start_s=."

@@ -90,6 +90,15 @@ class Channel:
         """Bytes of the values that are in memory as they are: of features in `frames` none."""
         return self._objects_bytes + (0 if self._numbers is None else len(self) * self._numbers[:1].nbytes)
 
+    def mend(self) -> int:
+        """Drop a value that Ctrl-C left half done; return the number of the last sample that has one, -1 where none has."""
+        if self._in_frames:
+            return int(self._line.last)
+        if self._numbers is None:
+            whole = min(len(self._rows), len(self._objects))
+            del self._rows[whole:], self._objects[whole:]
+        return self._rows[-1] if self._rows else -1
+
     def fits(self, value: object) -> bool:
         """Return whether a value is a number, or numbers, of exactly the dtype and shape that are kept: `put` takes it as it is."""
         numbers = self._numbers
@@ -180,9 +189,10 @@ class Channel:
     def outgrow(self, after: Feature) -> Iterator[tuple[int, np.ndarray]]:
         """Make it a feature in `frames`; return the (sample, value) that it had, which are to be added anew."""
         earlier: Iterable[Stored] = self._objects if self._numbers is None else self._numbers[: len(self._rows)]
-        rows, self.feature = self._rows, after
-        self._rows, self._objects, self._numbers, self._objects_bytes = array("q"), [], None, 0
-        return zip(rows, map(_as_array, earlier), strict=True)
+        had, none = zip(self._rows, map(_as_array, earlier), strict=True), array("q")
+        # All at once: Ctrl-C comes between calls, of which there is none here.
+        self.feature, self._rows, self._objects, self._numbers, self._objects_bytes = after, none, [], None, 0
+        return had
 
     @property
     def rows(self) -> np.ndarray:
@@ -239,27 +249,39 @@ class Channel:
         before = self.feature
         if before is after or before == after:
             return
-        self.feature = after
+        numbers, objects, shape = self._numbers, self._objects, self._shape
         plain = after.dtype in NUMERIC_DTYPES and not after.in_frames and not after.is_variable
         if before is None and plain:
-            self._shape = tuple(d for d in after.shape or () if d is not None)
-            self._numbers = np.empty((_FEW, *self._shape), np.dtype(after.dtype))
+            shape = tuple(d for d in after.shape or () if d is not None)
+            numbers = np.empty((_FEW, *shape), np.dtype(after.dtype))
         elif before is not None and before.encoding != after.encoding:
             self._move(after, stamps_ns)
-        elif before is not None and self._numbers is not None:
-            self._numbers = self._numbers.astype(after.dtype)
+            return
+        elif before is not None and numbers is not None:
+            numbers = numbers.astype(after.dtype)
         elif before is not None and before.dtype != after.dtype:
-            self._objects = [np.asarray(v).astype(after.dtype) for v in self._objects]
-        if self._numbers is not None:
-            self._scalar = self._numbers.dtype.type
-            self._python = _PYTHON.get(str(after.dtype))
+            objects = [np.asarray(v).astype(after.dtype) for v in objects]
+        scalar = None if numbers is None else numbers.dtype.type
+        python = _PYTHON.get(str(after.dtype))
+        # Ctrl-C comes between calls, of which there is none here.
+        self.feature, self._numbers, self._objects, self._shape = after, numbers, objects, shape
+        self._scalar, self._python = scalar, python
 
     def _move(self, after: Feature, stamps_ns: Sequence[int]) -> None:
         """Let earlier values go to `frames`."""
-        for row, value in self.outgrow(after):
-            stamp = stamps_ns[row] if stamps_ns else 0
-            self._frames.encoding.submit(self._line, row, stamp, encode(self.name, value, after))
-        self._told = 0
+        values: Iterable[Stored] = self._objects if self._numbers is None else self._numbers[: len(self._rows)]
+        encoded = [encode(self.name, _as_array(value), after) for value in values]
+        frames = [(row, stamps_ns[row] if stamps_ns else 0, data) for row, data in zip(self._rows, encoded, strict=True)]
+        line = self._frames.line(self.name, after)
+        try:
+            self.outgrow(after)
+            self._frames.encoding.submit_first(line, frames)
+        except BaseException:  # Ctrl-C must not take those that came before
+            if self.feature is after:
+                self._frames.encoding.submit_first(line, frames)
+            raise
+        finally:
+            self._told = 0
 
     def _grow(self) -> np.ndarray:
         assert self._numbers is not None

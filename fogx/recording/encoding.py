@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,6 +80,11 @@ class Line:
     def __len__(self) -> int:
         return len(self.rows) + len(self.jobs)
 
+    @property
+    def last(self) -> int:
+        """Number of the sample of the newest frame; -1 where there is none."""
+        return self.jobs[-1].row if self.jobs else self.rows[-1] if self.rows else -1
+
 
 class Encoding:
     """Encodes the values of one episode in threads that all episodes of this process share.
@@ -92,15 +97,16 @@ class Encoding:
     def __init__(self, done: Callable[[Frame], None], after: Callable[[], None]) -> None:
         self._done = done
         self._after = after
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # Condition's own `with` is Python: Ctrl-C may come when it has the lock, which then stays
+        self._changed = threading.Condition(self._lock)
         self._bytes = self._values = 0
         self._failed: list[tuple[str, Exception]] = []
         self._pid = os.getpid()
 
     @property
-    def lock(self) -> threading.Condition:
+    def lock(self) -> AbstractContextManager[bool]:
         """What lines and frames are changed under."""
-        return self._changed
+        return self._lock
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -113,26 +119,42 @@ class Encoding:
 
     def wait_for_room(self, size: int) -> None:
         """Return when there is room."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self.has_room(size))
 
     def submit(self, line: Line, row: int, stamp_ns: int, content: np.ndarray | bytes) -> None:
         """Take a value; an array is encoded by the codec of its feature, and must not be changed any more."""
         size = content.nbytes if isinstance(content, np.ndarray) else len(content)
         job = _Job(line, row, stamp_ns, content, size)
-        with self._changed:
-            line.jobs.append(job)
-            self._values += 1
-            self._bytes += size
         try:
+            with self._lock:
+                self._values += 1
+                self._bytes += size
+                line.jobs.append(job)
             _pool(os.getpid()).submit(self._encode, job)
-        except RuntimeError:  # the interpreter ends
+        except BaseException as error:  # the interpreter ends, or Ctrl-C came: whether a thread has it is not known
             self._encode(job)
+            if not isinstance(error, RuntimeError):
+                raise
+
+    def submit_first(self, line: Line, frames: Sequence[tuple[int, int, bytes]]) -> None:
+        """Take the first (sample, stamp, data) of a line, which are encoded already; to do it again does no harm."""
+        jobs = [_Job(line, row, stamp, data, len(data), ended=True) for row, stamp, data in frames]
+        size = sum(job.size for job in jobs)
+        with self._lock:
+            if not len(line):
+                self._values += len(jobs)
+                self._bytes += size
+                line.jobs.extend(jobs)
+        try:
+            _pool(os.getpid()).submit(self._settle, line)
+        except RuntimeError:  # the interpreter ends
+            self._settle(line)
 
     def drain(self, told: Callable[[int], None] = lambda left: None, *, limit_s: float = math.inf) -> None:
         """Return when all values that were taken are encoded, or after a while; `told` is called with how many are not."""
         late = time.monotonic() + limit_s
-        with self._changed:
+        with self._lock:
             # The threads stay with the process that is forked.
             while self._values and os.getpid() == self._pid and time.monotonic() < late:
                 told(self._values)
@@ -146,7 +168,7 @@ class Encoding:
 
     def failures(self) -> list[tuple[str, Exception]]:
         """Return (feature, error) of each value that could not be encoded since the last call."""
-        with self._changed:
+        with self._lock:
             failed, self._failed = self._failed, []
         return failed
 
@@ -156,11 +178,17 @@ class Encoding:
                 job.content = encode(job.line.name, job.content, job.line.feature)
             except Exception as error:  # whatever a codec raises must not end the recording of other sensors
                 job.error = error
-        with self._changed:
+        with self._lock:
+            if job.ended:
+                return
             job.ended = True
-            jobs = job.line.jobs
-            while jobs and jobs[0].ended:
-                first = jobs.popleft()
+        self._settle(job.line)
+
+    def _settle(self, line: Line) -> None:
+        """Pass on what is encoded, up to the first value that is not."""
+        with self._lock:
+            while line.jobs and line.jobs[0].ended:
+                first = line.jobs.popleft()
                 self._values -= 1
                 self._bytes -= first.size
                 if first.error is not None:

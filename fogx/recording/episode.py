@@ -250,6 +250,10 @@ class Episode:
         while size:
             with self._lock:
                 self._check_open("add")
+                if feature_type is not None and not isinstance(feature_type, Feature):
+                    raise FeatureError(
+                        f"feature {feature!r}: feature_type= is a fox.Feature(dtype, shape), found {type(feature_type).__name__}."
+                    )
                 if feature_type is not None and isinstance(value, Mapping):
                     raise FeatureError(
                         f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=."
@@ -291,9 +295,10 @@ class Episode:
         """
         with self._lock:
             self._check_open("mark")
-            self._metadata |= self._checked({"success": success, **metadata})
+            said = self._checked({"success": success, **metadata})
+            self._metadata |= said
             if self._journal is not None:
-                self._journal.metadata(self._metadata)
+                self._journal.metadata(said)
 
     def begin(self, label: str, value: Any = None, *, timestamp: Any = None, time_unit: str = "ns") -> None:
         """Begin a segment: what is recorded from here on, up to `end`, has the label.
@@ -371,7 +376,8 @@ class Episode:
 
     def take_back(self, held: Held, num_steps: int, journal: Journal, marks: Iterable[Mark]) -> None:
         """Fill a new episode with what a journal holds; see `recovery.py`."""
-        self._held, self._lock, self._grouper.num_steps, self._journal = held, held.lock, num_steps, journal
+        self._held, self._lock, self._journal = held, held.lock, journal
+        self._grouper.resume(num_steps)
         self._marks = Marks(marks)
         if held.timed and self._align is None:
             self._align = Align()
@@ -392,7 +398,11 @@ class Episode:
             stamp = timestamp
         else:
             stamp = stamp_ns(timestamp, time_unit)
-        channel.put(held.add(stamp, received, self._grouper.place_one(feature)), value)
+        try:
+            channel.put(held.add(stamp, received, self._grouper.place_one(feature)), value)
+        except BaseException:  # Ctrl-C comes between any two calls
+            self._grouper.resume(held.mend())
+            raise
         return True
 
     def _record(
@@ -407,6 +417,11 @@ class Episode:
             raise FeatureError(
                 f"feature {next(iter(values), '')!r}: earlier values of this episode {have} timestamps, this one has {got}. Give "
                 "timestamp= to all values or to none."
+            )
+        if held.stamped is None and timestamp is None and (label := self._marks.timed()) is not None:
+            raise FeatureError(
+                f"feature {next(iter(values), '')!r}: segment {label!r} has a timestamp, this value has none, so that their times cannot "
+                "be compared. Give timestamp= to all values, or begin another episode, and its segments without timestamp=."
             )
         flat: dict[str, object] = {}
         _flatten("", values, flat)
@@ -447,19 +462,22 @@ class Episode:
             self._refuse(name, refusal)
         if not prepared:
             return 0
-        names = [channel.name for channel, _ in prepared]
-        step = self._grouper.place_alone() if alone else self._grouper.place(names)
         held.stamped = timestamp is not None
         if not alone:  # whole steps come in any order of threads
             self._threads.add(threading.get_ident())
         held.timed = self._align is not None or held.stamped or len(self._threads) > 1
-        row = held.add(stamp, received, step)
-        for channel, item in prepared:
-            held.channels[channel.name] = channel
-            if item is None:
-                channel.put(row, flat[channel.name])
-            else:
-                channel.append(row, item, held.stamps_ns)
+        names = [channel.name for channel, _ in prepared]
+        try:
+            row = held.add(stamp, received, self._grouper.place_alone() if alone else self._grouper.place(names))
+            for channel, item in prepared:
+                held.channels[channel.name] = channel
+                if item is None:
+                    channel.put(row, flat[channel.name])
+                else:
+                    channel.append(row, item, held.stamps_ns)
+        except BaseException:  # as above
+            self._grouper.resume(held.mend())
+            raise
         return 0
 
     def _refuse(self, name: str, error: Exception) -> None:
@@ -468,7 +486,7 @@ class Episode:
         mine["count"] += 1
         self._left_out += 1
         if self._journal is not None:
-            self._journal.metadata({**self._metadata, "quarantined": self._refused})
+            self._journal.metadata({"quarantined": self._refused})
 
     def _tell_failures(self) -> None:
         """Raise where an encoder failed, or count what it failed at."""

@@ -16,6 +16,10 @@ class StepGrouper:
         self.num_steps = 0
         self._current: set[str] | None = None
 
+    def resume(self, num_steps: int) -> None:
+        """Go on after so many steps; nothing joins them."""
+        self.num_steps, self._current = num_steps, None
+
     def place(self, names: Collection[str]) -> int:
         """Return the 0-based step of the next value, or of values given together, beginning a step where needed."""
         if self._current is None or not self._current.isdisjoint(names):

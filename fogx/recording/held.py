@@ -47,6 +47,19 @@ class Held:
         self.steps.append(step)
         return len(self.steps) - 1
 
+    def mend(self) -> int:
+        """Drop what Ctrl-C left half done of the last sample, and return how many steps there are; see `Episode.add`."""
+        parts = (self.stamps_ns, self.received_ns, self.steps)
+        whole = min(map(len, parts))
+        with self.frames.encoding.lock:
+            last = {name: channel.mend() for name, channel in self.channels.items()}
+        if whole > self._told and max(last.values(), default=-1) < whole - 1:
+            whole -= 1
+        for part in parts:
+            del part[whole:]
+        self.channels = {name: channel for name, channel in self.channels.items() if last[name] >= 0}
+        return self.steps[-1] + 1 if self.steps else 0
+
     def extend(self, rows: Rows) -> None:
         """Add many samples, as `news` gave them."""
         for mine, theirs in (

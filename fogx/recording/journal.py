@@ -138,7 +138,7 @@ class Journal:
         threading.Thread(target=self._keep, name="fogx journal", daemon=True).start()
 
     def metadata(self, metadata: Mapping[str, Any]) -> None:
-        """Append what is now said of the whole episode."""
+        """Append what is now said of the whole episode; what was said before under other names still holds."""
         self._event("metadata", _plain(metadata))
 
     def segment(self, segment: Mapping[str, Any]) -> None:

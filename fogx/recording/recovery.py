@@ -211,7 +211,7 @@ class Taken:
         self._values()
         self.began = pd.to_datetime(self.held.received_ns[0]) if len(self.held) else None
         if only_count:
-            self.count = sum(map(len, self.held.channels.values())) + self._count_frames()
+            self.count = self._count_all()
             return
         self._frames()
         self.held.frames.encoding.drain()
@@ -248,15 +248,16 @@ class Taken:
         for name in self._next:
             self._catch_up(name, len(self.held))
 
-    def _count_frames(self) -> int:
-        found: dict[str, set[int]] = {}
+    def _count_all(self) -> int:
+        # Values of a feature that outgrew `steps` are in the journal as both.
+        found = {name: set(channel.rows.tolist()) for name, channel in self.held.channels.items()}
         for event in self.left.sealed:
             for _, rows, places in sealed_in(event):
-                found.setdefault(places[0].feature, set()).update(rows.tolist())
+                found.setdefault(places[0].feature, set()).update(self._numbers.of(rows).tolist())
         for path in self.left.parts().values():
             for entry in (entry for entries in ChunkReader(path) for entry in entries):
-                found.setdefault(entry.topic, set()).add(entry.number)
-        return sum(int((self._numbers.of(np.array([*rows])) >= 0).sum()) for rows in found.values())
+                found.setdefault(entry.topic, set()).add(int(self._numbers.of(np.array([entry.number]))[0]))
+        return sum(len(rows - {-1}) for rows in found.values())
 
     def _whole(self, event: dict[str, Any]) -> bool:
         return all(self._read(place)[1] for _, _, places in sealed_in(event) for place in places)

@@ -55,6 +55,10 @@ class Marks:
     def __iter__(self) -> Iterator[Mark]:
         return iter(self._marks.values())
 
+    def timed(self) -> str | None:
+        """Return the label of the first segment that has a time, if one has: before the first sample, of those that were given one."""
+        return next((m.label for m in self if m.start_ns is not None or m.stop_ns is not None), None)
+
     def begin(self, label: object, value: object, at_ns: int | None) -> Mark:
         """Open a segment and return it.
 
@@ -112,6 +116,8 @@ class Marks:
         if not self._marks:
             return (), None
         first, last = (min(stamps_ns), max(stamps_ns)) if stamps_ns else (None, None)
+        if first is not None and last is not None:  # `latency_s` may put steps before the first stamp, or after the last
+            first, last = int(times_ns.min(initial=first)), int(times_ns.max(initial=last))
         segments = []
         for mark in self._marks.values():
             start = first if mark.start_ns is None else mark.start_ns

@@ -487,3 +487,14 @@ def test_a_root_of_format_1(tmp_path, shipped_data):
     dataset.annotate(longer, "a")
     assert len(dataset.segments()) == len(longer)
     assert dataset.check(deep=True).empty
+
+
+def test_segments_are_removed_that_have_other_steps_since_they_were_looked_up(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    _record(dataset)
+    dataset.annotate(None, "draft", start_s=0.2, stop_s=0.6)
+    drafts = dataset.segments(label="draft")
+    dataset.realign(align=fox.Align(rate_hz=50))
+    assert dataset.segments(label="draft")["stop_step"].tolist() != drafts["stop_step"].tolist()
+    assert dataset.remove_segments(drafts) == 1
+    assert dataset.segments().empty

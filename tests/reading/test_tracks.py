@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fogx as fox
-from fogx.errors import FeatureNotFoundError, SelectionError
+from fogx.errors import FeatureError, FeatureNotFoundError, SelectionError
 from tests.show.artists import drawn, links
 
 fox.config(progress=False)
@@ -141,6 +141,12 @@ def test_what_cannot_be_plotted(dataset):
         view.plot([])
     with pytest.raises(SelectionError, match="0 steps; there is nothing to plot"):
         view[:0].plot()
+    with pytest.raises(FeatureNotFoundError, match="no feature 3; there are: "):
+        view.plot(3)
+    with pytest.raises(FeatureError, match="start_s is a finite number up to 1000000000, found '1'"):
+        view.plot(start_s="1")
+    with pytest.raises(FeatureError, match="stop_s is a finite number up to 1000000000, found nan"):
+        view.plot(stop_s=float("nan"))
 
 
 def test_it_is_all_drawn(dataset, tmp_path):

@@ -74,3 +74,10 @@ def test_reprs_say_what_is_there_and_escape(dataset):
     assert "<b>ana" not in page
     assert "joint_position" in page
     assert "lab" in dataset._repr_html_()
+
+
+def test_a_name_that_is_no_text_is_a_feature_that_is_not_there(dataset):
+    view = _view(dataset)
+    for read in (view.age_ns, view.samples, view.encoded):
+        with pytest.raises(FeatureNotFoundError, match="no feature 3; there are: state, view, word"):
+            read(3)

@@ -1,5 +1,8 @@
+import itertools
+import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -492,3 +495,90 @@ def test_more_values_than_there_is_room_for_at_first(sink):
     (data,) = sink.sealed
     assert data.columns["a"].values.tolist() == [n if n < 700 else n + 0.5 for n in range(1000)]
     assert data.columns["b"].values[:, 1, 1].tolist() == list(range(1000))
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at one of the moments at which Ctrl-C may come: when a function begins, or one in C returned."""
+
+    def __init__(self, moment):
+        self.left = moment
+
+    def __call__(self, frame, event, arg):
+        if event in ("call", "c_return") and "fogx" in frame.f_code.co_filename:
+            self.left -= 1
+            if self.left < 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    def during(self, add, *given, **named):
+        """Call, and return whether it was interrupted."""
+        sys.setprofile(self)
+        try:
+            add(*given, **named)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
+        return False
+
+
+PICTURES = [np.full((40, 40, 3), number, np.uint8) for number in range(9)]
+
+LOOPS = {
+    "a number": [("a", float(i)) for i in range(6)],
+    "numbers that widen": [("a", i + 0.5 * (i > 3)) for i in range(6)],
+    "two numbers": [(name, i) for i in range(3) for name in "ab"],
+    "texts": [("a", f"text {i}") for i in range(6)],
+    "texts that become large": [("a", f"{i} " * (1 + 9000 * (i > 3))) for i in range(6)],
+    "images": [("a", picture) for picture in PICTURES[:6]],
+    "parts": [("a", {"x": i, "y": f"{i}", "z": PICTURES[i]}) for i in range(4)],
+}
+
+
+@pytest.mark.parametrize("timed", [False, True], ids=["in order", "with times"])
+@pytest.mark.parametrize("values", LOOPS.values(), ids=LOOPS)
+def test_ctrl_c_in_the_middle_of_add_costs_no_other_value(values, timed):
+    """Whenever it comes: the value of that call is there or not, and each other one is there, with its own time."""
+    whole = recorded(values, timed, None, 0)
+    for at in (0, len(values) - 2):
+        for moment in itertools.count():
+            found = recorded(values, timed, at, moment)
+            if found is None:
+                break
+            number = sum(name == values[at][0] for name, _ in values[:at])
+            for name, pairs in whole.items():
+                assert found.get(name, []) in (pairs, pairs[:number] + pairs[number + 1 :]), (name, moment)
+        assert moment > 5
+
+
+def recorded(values, timed, at, moment):
+    """Return (time, value) of each value that is kept, by feature; `None` where the call was not interrupted."""
+    sink, interrupted = Sink(), at is None
+    episode = sink.episode()
+    for i, (name, value) in enumerate(values):
+        given = {"timestamp": i} if timed else {}
+        if i == at:
+            interrupted = Interrupt(moment).during(episode.add, name, value, **given)
+        else:
+            episode.add(name, value, **given)
+    with warnings.catch_warnings(action="ignore"):
+        episode.close()
+    data = sink.sealed[0]
+    columns, times = (data.samples.columns, data.samples.stamps_ns) if data.samples else (data.columns, data.timestamps_ns)
+    found = {}
+    for name, column in columns.items():
+        kept = [value if isinstance(value, (str, bytes)) else value.tolist() for value in column.values[column.mask]]
+        found[name] = list(zip(times[column.mask].tolist() if timed else [None] * len(kept), kept, strict=True))
+    return found if interrupted else None
+
+
+def test_a_declaration_that_is_none_is_refused_and_leaves_the_episode_as_it_was(sink):
+    episode = sink.episode()
+    for feature_type in ("float32", {"dtype": "float32"}, np.float32):
+        with pytest.raises(
+            FeatureError, match=r"feature 'a': feature_type= is a fox.Feature\(dtype, shape\), found (str|dict|type)\."
+        ):
+            episode.add("a", 1.0, feature_type=feature_type)
+    episode.add("a", 1.0, feature_type=Feature("float32"))
+    episode.close()
+    assert sink.sealed[0].columns["a"].values.tolist() == [1.0]

@@ -135,6 +135,19 @@ def test_opening_says_so_and_discarding_removes(tmp_path, caplog):
     assert len(fox.Dataset(dataset.path)) == 0
 
 
+def test_values_of_a_feature_that_became_large_are_counted_once(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+
+    def add(episode):
+        for i in range(6):
+            episode.add("note", f"{i} " * (1 if i < 4 else 20_000))
+            if i == 3:
+                episode._journal.sync()
+
+    left_behind(dataset, add)
+    assert dataset.recover(dry_run=True)["values"].tolist() == dataset.recover()["values"].tolist() == [6]
+
+
 def test_killed_between_commit_and_clean_up_doubles_nothing(tmp_path, monkeypatch):
     dataset = fox.Dataset(tmp_path / "lab")
     with monkeypatch.context() as patch:
@@ -437,3 +450,24 @@ def test_a_journal_that_another_process_looks_at_is_begun_all_the_same(tmp_path,
     News(journal).values.append(1)
     journal.close(remove=False)
     assert read_all(journal.path)[0] == [1]
+
+
+def test_each_refused_value_costs_the_journal_little_whatever_the_metadata(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    given = {"calibration": np.random.default_rng(0).random(100_000), "operator": "ana"}
+
+    def add(episode):
+        episode.add("joint", 0.5)
+        episode.mark(success=True)
+        for _ in range(20):
+            episode.add("joint", "broken")
+        episode.mark(weather="rain")
+
+    left_behind(dataset, add, given, on_bad_value="quarantine")
+    (journal,) = (tmp_path / "lab" / "journals").glob("*.mcap")
+    assert journal.stat().st_size < 3 * given["calibration"].nbytes
+    dataset.recover()
+    found = dataset.refresh().episodes[0].metadata
+    assert found["quarantined"]["joint"]["count"] == 20
+    assert found["calibration"].tolist() == given["calibration"].tolist()
+    assert (found["operator"], found["success"], found["weather"]) == ("ana", True, "rain")

@@ -225,3 +225,33 @@ def test_whatever_is_marked_fits_the_episode(parts, times):
     for segment in segments:
         assert segment.start_ns < segment.stop_ns
         assert 0 <= segment.start_step <= segment.stop_step <= len(times)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_a_moment_that_is_given_needs_samples_with_times(tmp_path, end):
+    dataset = fox.Dataset(tmp_path / "r")
+    episode = dataset.new_episode()
+    episode.begin("a", **({} if end else {"timestamp": 5}))
+    if end:
+        episode.end("a", timestamp=5)
+    for add in (lambda: episode.add("x", 1), lambda: episode.add_step({"x": 1})):
+        with pytest.raises(FeatureError, match="feature 'x': segment 'a' has a timestamp, this value has none"):
+            add()
+    assert not (tmp_path / "r").exists()
+    episode.add("x", 1, timestamp=4)
+    episode.add("x", 2, timestamp=5)
+    episode.end("a") if not end else None
+    episode.close()
+    assert _steps(dataset) == [("a", 0, 1, None) if end else ("a", 1, 2, None)]
+
+
+@pytest.mark.parametrize("late_s", [0.5, -0.5])
+def test_a_segment_of_all_holds_all_steps_whatever_the_latency(tmp_path, late_s):
+    dataset = fox.Dataset(tmp_path / "r")
+    episode = dataset.new_episode(align=fox.Align(latency_s={"a": late_s}))
+    episode.begin("all")
+    for step in range(30):
+        episode.add("a", step, timestamp=100 * MS * step)
+    with pytest.warns(UserWarning, match="still open at close"):
+        episode.close()
+    assert _steps(dataset) == [("all", 0, 30, None)]
