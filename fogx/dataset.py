@@ -14,7 +14,6 @@ from fogx.feature import Feature, check_declared
 from fogx.ids import new_id
 from fogx.jobs.check import check
 from fogx.jobs.compact import compact
-from fogx.jobs.derive import derive
 from fogx.jobs.edit import changed_cells, tag_cells
 from fogx.jobs.export import export_episodes
 from fogx.jobs.load import load_episodes
@@ -533,6 +532,8 @@ class Dataset:
             SelectionError: Episodes of another root, no size, or no quality.
             CorruptDataError: A frame that cannot be read or decoded; names the episode.
         """
+        from fogx.jobs.derive import derive
+
         chosen = choose(self._roots, episodes)
         in_write_root(self._roots, chosen, "derive")
         return derive(self._roots.write, chosen, image_size, features, quality)

@@ -78,6 +78,13 @@ def pack_anew(root: Root, episodes: Iterable[tuple[Located, EpisodeData]], parti
     return old, {row["episode_id"]: {name: row[name] for name in POINTER} for row in packed.rows}
 
 
+def repoint(root: Root, members: Sequence[Located], pointer: str, operation: str) -> list[str]:
+    """Let episodes point to the rows of one index file, in order, and return the ids of those that do; see `EpisodeLog.repoint`."""
+    old = {member.episode_id: {name: member.row[name][0].as_py() for name in POINTER} for member in members}
+    new = {member.episode_id: dict(zip(POINTER, (pointer, row), strict=True)) for row, member in enumerate(members)}
+    return root.writable().repoint(old, new, operation)
+
+
 def _groups(members: Sequence[Located], partition_by: str) -> Iterator[list[Located]]:
     """Yield episodes of one partition, in order of id, up to the size of a group."""
     by_value: dict[str, list[Located]] = {}

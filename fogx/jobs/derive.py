@@ -14,7 +14,7 @@ from fogx import registry
 from fogx.codecs.jpeg import JpegCodec
 from fogx.errors import CorruptDataError, FeatureError, FeatureNotFoundError, FogxError, SelectionError, did_you_mean, listing
 from fogx.feature import Feature
-from fogx.jobs.compact import POINTER
+from fogx.jobs.compact import repoint
 from fogx.reading.episodes import Located, decoder, locate
 from fogx.reading.roots import Chosen, Root
 from fogx.reading.training import checked_size
@@ -83,15 +83,6 @@ def derive(
             error.add_note(f"{len(done)} episodes have their frames; the same call goes on with the rest.")
         raise
     return [episode_id for episode_id in chosen.column("episode_id").to_pylist() if episode_id in done]
-
-
-def let_go(root: Root, chosen: Chosen, operation: str) -> list[str]:
-    """Let episodes point to no frames in other sizes any more, and return the ids of those that do not."""
-    members = locate(chosen, PARTS)
-    with root.store.writing(f"{len(members)} episodes"):
-        pointer = write_index(root.store, [replace(member.index, derived=()) for member in members])
-        root.store.sync([pointer])
-    return _repoint(root, members, pointer, operation)
 
 
 def _checked(names: Sequence[str], located: Sequence[Located]) -> set[str]:
@@ -176,7 +167,7 @@ def _derived(
     except BaseException:
         files.abort()
         raise
-    return _repoint(root, members, pointer, "derive")
+    return repoint(root, members, pointer, "derive")
 
 
 def _with_derived(one: _Work, index: IndexRow, size: tuple[int, int], files: FramesFiles) -> IndexRow:
@@ -211,10 +202,3 @@ def _made(
     for first in range(0, count, _PIECE):
         numbers = np.arange(first, min(first + _PIECE, count))
         yield first, list(pool.map(make, numbers.tolist(), read_frames(member.root.store, places, numbers)))
-
-
-def _repoint(root: Root, members: Sequence[Located], pointer: str, operation: str) -> list[str]:
-    """Let the rows of episodes point to the rows of one index file, in order, unless they were changed meanwhile."""
-    old = {member.episode_id: {name: member.row[name][0].as_py() for name in POINTER} for member in members}
-    new = {member.episode_id: dict(zip(POINTER, (pointer, row), strict=True)) for row, member in enumerate(members)}
-    return root.writable().repoint(old, new, operation)

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,7 @@ import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, FogxError, listing
 from fogx.jobs.check import Examined, examine, store_of
-from fogx.jobs.compact import pack_anew
-from fogx.jobs.derive import let_go
+from fogx.jobs.compact import pack_anew, repoint
 from fogx.jobs.segments import edit_segments
 from fogx.protocols import EpisodeData, Segment
 from fogx.reading.episodes import Located, locate, read_sound
@@ -31,7 +31,7 @@ from fogx.storage.log.inspect import LOST, REPAIR, InspectedLog, inspect_log
 from fogx.storage.log.rows import aligned
 from fogx.storage.log.snapshot import by_id
 from fogx.storage.log.vacuum import files_behind
-from fogx.storage.tables.index import schema_name
+from fogx.storage.tables.index import PARTS, schema_name, write_index
 from fogx.storage.tables.inspect import UNREADABLE
 from fogx.storage.tables.segments import read_segments, segments_of, steps_of
 
@@ -232,7 +232,10 @@ class _Repair:
             root = Root(self._fresh())
             rows = root.rows
             where = np.flatnonzero(pc.is_in(rows["episode_id"], pa.array(ids, pa.string())).to_numpy())
-            let_go(root, Chosen((root,), (rows,), np.zeros(len(where), np.int64), where), REPAIR)
+            members = locate(Chosen((root,), (rows,), np.zeros(len(where), np.int64), where), PARTS)
+            pointer = write_index(root.store, [replace(member.index, derived=()) for member in members])
+            root.store.sync([pointer])
+            repoint(root, members, pointer, REPAIR)
         self._say(
             "left out", "", ids, "Frames in other sizes were damaged; the episodes are whole, and derive() makes them again."
         )
