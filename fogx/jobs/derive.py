@@ -162,7 +162,7 @@ def _derived(
             files.close()
             members = locate(chosen.at(np.array([one.position for one in group])), PARTS)
             rows = [_with_derived(one, member.index, size, files) for one, member in zip(group, members, strict=True)]
-            files.files.append(pointer := write_index(store, rows))
+            files.files.append(pointer := write_index(store, rows))  # it goes with them where they cannot be made durable
             store.sync(files.files)
     except BaseException:
         files.abort()
