@@ -1,10 +1,11 @@
 """Batches for training against the limits of the machine. Needs `fogx[rtx,torch]`.
 
-    python benchmarks/training.py                      # windows of actions, and of real frames; about 2 minutes
+    python benchmarks/training.py                      # windows of actions, and of real frames; about 3 minutes
     python benchmarks/training.py --episodes 100000    # time to the first batch, cold and warm, and memory of a worker
 
 Each case runs in a process of its own, one thread; medians of rounds are shown, by the wall clock and (CPU), as thousandths of a second
-for each item. `limit` is what a program could do at best: decode the same JPEG bytes and nothing else, or index tensors in memory.
+for each item. `limit` is what a program could do at best: decode the same JPEG bytes and nothing else, or index tensors in memory. `resized` and `derived`
+are a frame of each of 2 cameras in 224×224, from 640×480 (real frames scaled up) and from what `derive` made of them.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,18 @@ import fogx as fox
 
 WINDOWS = {"action": fox.steps(0, 16), "state": fox.steps(-1, 1), "front": fox.steps(-1, 1), "wrist": fox.steps(-1, 1)}
 BATCH = 64
+SMALL = (224, 224)
 DATA = Path(__file__).parent.parent / "examples" / "data" / "rlds" / "bridge_dataset" / "1.0.0"
 
 
-def generate(path: Path, side: int, repeats: int) -> None:
-    """Record real episodes, their two cameras resized to a square, as JPEG; each several times, and once mirrored."""
+def generate(path: Path, name: str, size: tuple[int, int], repeats: int) -> None:
+    """Record real episodes, their two cameras resized to a width and height, as JPEG; each several times, and once mirrored."""
     from PIL import Image, ImageOps
 
     given = os.environ.get("FOGX_TEST_DATA")
-    source = fox.Dataset(path / "source")
+    source = fox.Dataset(path / f"source of {name}")
     source.load_rtx_episodes(Path(given, "rlds/g1_bottle/1.0.0") if given else DATA)
-    dataset = fox.Dataset(path / "root")
+    dataset = fox.Dataset(path / name)
     for view in source:
         cameras = [name for name, feature in view.schema.items() if feature.is_image]
         state = next(name for name in ("observation/state", "state") if name in view.features)
@@ -46,10 +48,10 @@ def generate(path: Path, side: int, repeats: int) -> None:
         steps = []
         for number in range(view.num_steps):
             step: dict[str, Any] = {"action": view["action"][number], "state": view[state][number]}
-            for name, pictures in views.items():
-                picture, out = Image.fromarray(pictures[number]).resize((side, side)), io.BytesIO()
-                (ImageOps.mirror(picture) if name == "wrist" else picture).save(out, "JPEG", quality=95)
-                step[name] = out.getvalue()
+            for camera, pictures in views.items():
+                picture, out = Image.fromarray(pictures[number]).resize(size), io.BytesIO()
+                (ImageOps.mirror(picture) if camera == "wrist" else picture).save(out, "JPEG", quality=95)
+                step[camera] = out.getvalue()
             steps.append(step)
         for _ in range(repeats):
             with dataset.new_episode() as episode:
@@ -110,10 +112,30 @@ def fogx_actions(path: str, count: int) -> Iterator[Callable[[], Any]]:
     yield from fogx_batches(path, 20 * count, ["action"])
 
 
-def _decode(path: str, count: int, frames: int) -> Iterator[Callable[[], Any]]:
+def fogx_resized(path: str, count: int) -> Iterator[Callable[[], Any]]:
+    """A frame of each of 2 cameras, 640×480 resized to 224×224."""
+    yield from _small(fox.Dataset(f"{path}/large").at("recorded"), count)
+
+
+def fogx_derived(path: str, count: int) -> Iterator[Callable[[], Any]]:
+    """The same from the frames that `derive` made."""
+    yield from _small(fox.Dataset(f"{path}/large"), count)
+
+
+def _small(dataset: fox.Dataset, count: int) -> Iterator[Callable[[], Any]]:
+    items = dataset.as_pytorch_dataset(features=["front", "wrist"], image_size=SMALL)
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        yield lambda: items.__getitems__(random.integers(0, len(items), BATCH).tolist()).batch
+
+
+def _encoded(root: str) -> list[bytes]:
+    return [blob for view in fox.Dataset(root) for name in ("front", "wrist") for blob in view.encoded(name)]
+
+
+def _decode(blobs: Sequence[bytes], count: int, frames: int) -> Iterator[Callable[[], Any]]:
     import simplejpeg
 
-    blobs = [blob for view in fox.Dataset(f"{path}/root") for name in ("front", "wrist") for blob in view.encoded(name)]
     random = np.random.default_rng(0)
 
     def decode() -> None:
@@ -126,12 +148,25 @@ def _decode(path: str, count: int, frames: int) -> Iterator[Callable[[], Any]]:
 
 def limit_windows(path: str, count: int) -> Iterator[Callable[[], Any]]:
     """Decode 4 frames an item from memory, and nothing else."""
-    yield from _decode(path, count, 4)
+    yield from _decode(_encoded(f"{path}/root"), count, 4)
 
 
 def limit_steps(path: str, count: int) -> Iterator[Callable[[], Any]]:
     """Decode 2 frames an item from memory, and nothing else."""
-    yield from _decode(path, count, 2)
+    yield from _decode(_encoded(f"{path}/root"), count, 2)
+
+
+def limit_resized(path: str, count: int) -> Iterator[Callable[[], Any]]:
+    """Decode 2 frames of 640×480 an item from memory, and nothing else."""
+    yield from _decode(_encoded(f"{path}/large"), count, 2)
+
+
+def limit_derived(path: str, count: int) -> Iterator[Callable[[], Any]]:
+    """Decode 2 frames of 224×224 an item from memory, and nothing else."""
+    from fogx.reading.episodes import locate, read_derived
+
+    members = locate(fox.Dataset(f"{path}/large")._roots.chosen())
+    yield from _decode([blob for member in members for blobs in read_derived(member).values() for blob in blobs], count, 2)
 
 
 def limit_actions(path: str, count: int) -> Iterator[Callable[[], Any]]:
@@ -146,7 +181,13 @@ def limit_actions(path: str, count: int) -> Iterator[Callable[[], Any]]:
         yield lambda: dataset[torch.from_numpy(random.integers(0, len(actions), BATCH))]
 
 
-CASES = {case.__name__: case for case in (fogx_windows, limit_windows, fogx_steps, limit_steps, fogx_actions, limit_actions)}
+CASES = {
+    case.__name__: case
+    for case in (
+        *(fogx_windows, limit_windows, fogx_steps, limit_steps, fogx_actions, limit_actions),
+        *(fogx_resized, limit_resized, fogx_derived, limit_derived),
+    )
+}
 
 
 def run(case: str, path: str, batches: int) -> dict[str, float]:
@@ -237,14 +278,21 @@ def main() -> None:
             for name in cold:
                 print(f"| {name} | {cold[name]:.3f} | {statistics.median(told[name] for told in warm):.3f} |")
             return
-        generate(path, given.side, 2)
+        generate(path, "root", (given.side, given.side), 2)
+        generate(path, "large", (640, 480), 1)
+        large = fox.Dataset(path / "large")
+        large.pin("recorded")
+        began = time.perf_counter()
+        large.derive(image_size=SMALL)
+        took, frames = time.perf_counter() - began, 2 * sum(view.num_steps for view in large)
+        print(f"derive: {frames} frames of 640×480 to 224×224 in {took:.1f} s, {frames / took:.0f}/s")
         told: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
         for _ in range(given.rounds):
             for case in CASES:
                 told[case].append(_called("--run", case, "--root", folder, "--batches", str(given.batches), cache=path / "cache"))
         median = {c: {k: statistics.median(found[k] for found in rounds) for k in ("wall", "cpu")} for c, rounds in told.items()}
         print("| ms an item | fogx | limit | of the limit's speed | items/s |\n|---|---:|---:|---:|---:|")
-        for name in ("windows", "steps", "actions"):
+        for name in ("windows", "steps", "actions", "resized", "derived"):
             ours, limit = median[f"fogx_{name}"], median[f"limit_{name}"]
             shown = [f"{found['wall']:.4f} ({found['cpu']:.4f})" for found in (ours, limit)]
             print(f"| {name} | {' | '.join(shown)} | {100 * limit['cpu'] / ours['cpu']:.0f} % | {1e3 / ours['wall']:,.0f} |")

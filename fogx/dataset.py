@@ -499,6 +499,45 @@ class Dataset:
         in_write_root(self._roots, chosen, "realign")
         return realign(self._roots.write, chosen, Align() if align is None else align)
 
+    def derive(
+        self,
+        episodes: Any = None,
+        *,
+        image_size: tuple[int, int],
+        features: str | Sequence[str] | None = None,
+        quality: int | None = None,
+    ) -> list[str]:
+        """Keep images in another size beside the stored ones, to train faster; returns the ids of the episodes that got some.
+
+        `as_pytorch_dataset(image_size=...)` of the same size reads them instead of decoding and resizing the originals. They are
+        resized as it would do it. Cameras that are PNG stay lossless, so items are the same to the bit; those that are JPEG are
+        encoded once more, so items differ from those without by what that loses, and from what `train.online()` makes of a
+        live picture.
+
+        Originals, values and checksums stay, and all else reads the originals. What is there already is skipped; where it has
+        another `quality`, it is made anew. Many episodes are several commits, of about 1 GiB of stored frames each: an
+        interrupted call keeps those that were made, and the same call goes on. `compact` and `realign` keep derived frames;
+        of damaged ones `repair` lets go. The frames of one row group are in memory.
+
+        Args:
+            episodes: As in `read_by`; all must lie in the write root. Those that others delete, compact or realign meanwhile are
+                left as they are, and are not among the ids.
+            image_size: (height, width), as in `as_pytorch_dataset`.
+            features: Names of images; `None` for all. What has the size already is left alone.
+            quality: Of JPEG, 1–100; `None` for `fox.config().jpeg_quality`. PNG has none.
+
+        Raises:
+            FeatureNotFoundError: A feature that no selected episode has.
+            FeatureError: A feature that holds no images.
+            SelectionError: Episodes of another root, no size, or no quality.
+            CorruptDataError: A frame that cannot be read or decoded; names the episode.
+        """
+        from fogx.jobs.derive import derive
+
+        chosen = choose(self._roots, episodes)
+        in_write_root(self._roots, chosen, "derive")
+        return derive(self._roots.write, chosen, image_size, features, quality)
+
     def check(self, *, deep: bool = False) -> pd.DataFrame:
         """Look for damage in the write root at its newest version; returns one row a finding, none where all is sound.
 
@@ -701,7 +740,8 @@ class Dataset:
             align: Makes the steps anew, as in `get_step_data`: once here, to count them, and once for the cache.
             pad: What stands past the ends of an episode: `"edge"` repeats its first or last step, `"zero"` gives zeros and empty
                 texts, `"drop"` leaves items out whose windows would leave the episode.
-            image_size: (height, width) of images; they are resized, bilinear and with antialias (masks, labels and depth: nearest).
+            image_size: (height, width) of images; they are resized, bilinear and with antialias (masks, labels and depth: nearest), or
+                read where `derive` made them: then items of JPEG cameras differ by what its encoding loses.
             dtype: Of all floats: `"float16"`, `"float32"` or `"float64"`.
             language: Adds `language_instruction`: the first, or a random one, of the texts that tell the robot what to do at the
                 item's step (features named `language_…`) and the column `task`, of those that are not empty.

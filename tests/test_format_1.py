@@ -163,3 +163,17 @@ def test_it_can_be_written_to(dataset):
     again = fox.Dataset(dataset.path)
     assert again.get_episode_info()["episode_id"].tolist() == [*EPISODES, episode.episode_id]
     assert again.version == NEWEST + 1
+
+
+def test_frames_in_another_size(dataset, folder):
+    """Index files of before have no column for them; the new rows have, and nothing else of the episodes changes."""
+    before = {found.episode_id: found.index for found in _located(dataset).values()}
+    made = dataset.derive(image_size=(5, 6))
+    assert made
+    after = _located(fox.Dataset(folder), "steps", "frames", "metadata", "derived")
+    for episode_id, old in before.items():
+        new = after[episode_id].index
+        assert (new.checksum, new.steps, new.files >= old.files) == (old.checksum, old.steps, True)
+        assert bool(new.derived) == (episode_id in made)
+    assert dataset.derive(image_size=(5, 6)) == []
+    assert fox.check(folder, deep=True).empty

@@ -15,7 +15,14 @@ _MOST_SCANS = 64
 
 
 class JpegCodec:
-    """Encodes uint8 (H, W, 3), (H, W, 1) and (H, W) as JPEG of `fox.config().jpeg_quality`, colours not subsampled."""
+    """Encodes uint8 (H, W, 3), (H, W, 1) and (H, W) as JPEG, colours not subsampled.
+
+    Args:
+        quality: 1–100; `None` for `fox.config().jpeg_quality`.
+    """
+
+    def __init__(self, quality: int | None = None) -> None:
+        self._quality = quality
 
     def encode(self, value: np.ndarray) -> bytes:
         """Encode one image.
@@ -34,7 +41,7 @@ class JpegCodec:
             raise FeatureError(f"a side of JPEG has at most 65535 pixels, found {value.shape}. Use camera='png'.")
         data: bytes = simplejpeg.encode_jpeg(
             np.ascontiguousarray(value.reshape(*value.shape[:2], -1)),
-            quality=config().jpeg_quality,
+            quality=config().jpeg_quality if self._quality is None else self._quality,
             colorspace="GRAY" if gray else "RGB",
             colorsubsampling="Gray" if gray else "444",
             fastdct=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from fogx.storage.log import root as roots
 from fogx.storage.log.inspect import Finding, InspectedLog, columns_of_table, inspect_log, read_rows
 from fogx.storage.log.recover import Mended, mend
 from fogx.storage.log.rows import BASE, aligned
+from fogx.storage.tables.derived import source_of
 from fogx.storage.tables.digest import digest, is_checksum
 from fogx.storage.tables.index import PARTS, IndexRow, read_index, read_schema, schema_name
 from fogx.storage.tables.inspect import (
@@ -62,6 +63,8 @@ KINDS = (
 
 COLUMNS = ("severity", "kind", "file", "episodes", "episode_ids", "what", "remedy")
 
+_AGAIN = "The episode is whole: repair() lets go of its frames in other sizes, derive() makes them again."
+
 _OWN = pa.schema([BASE.field(n) for n in ("episode_id", "schema_id", "num_steps", "index_file", "index_row", "segments_file")])
 
 
@@ -74,6 +77,7 @@ class Examined:
         tables: Name → rows, in fogx's own columns, of those table files of the newest version that are good.
         findings: What is wrong.
         of_segments: What is wrong with segments, without which episodes are whole.
+        of_derived: What is wrong with frames in other sizes, without which episodes are whole.
         segments: Id → segments, where all values were read and these are good.
         mended: How the table can be mended.
         lacking: Columns that files of the table have and its schema has not.
@@ -83,6 +87,7 @@ class Examined:
     tables: dict[str, pa.Table] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     of_segments: list[Finding] = field(default_factory=list)
+    of_derived: list[Finding] = field(default_factory=list)
     segments: dict[str, list[Segment]] = field(default_factory=dict)
     mended: Mended = field(default_factory=Mended)
     lacking: dict[str, pa.DataType] = field(default_factory=dict)
@@ -125,7 +130,7 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, storage_options: 
         DatasetNotFoundError: The path holds nothing of a dataset.
     """
     seen = examine(store_of(path, storage_options), deep=deep)
-    return frame([*seen.findings, *seen.of_segments])
+    return frame([*seen.findings, *seen.of_segments, *seen.of_derived])
 
 
 def store_of(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Store:
@@ -183,10 +188,11 @@ def examine(store: Store, *, deep: bool) -> Examined:
     rows = [row for name, table in seen.tables.items() for row in _rows(name, table)]
     _check_doubles(seen, rows)
     _check_segments(store, seen, rows, deep=deep)
-    members = _members(store, seen, rows, PARTS if deep else ("steps", "frames"))
+    members = _members(store, seen, rows, PARTS if deep else ("steps", "frames", "streams", "derived"))
     sound = _check_places(store, seen, members)
     if deep:
         _check_values(store, seen, sound)
+        _check_derived_values(store, seen, members)
     return seen
 
 
@@ -286,19 +292,52 @@ def _index_rows(
 
 def _check_places(store: Store, seen: Examined, members: Sequence[_Member]) -> list[_Member]:
     """Compare what the index says with the footers of all data files; return the episodes where both agree."""
-    places: dict[str, list[tuple[_Member, StepsPlace | FramesPlace]]] = {}
     bad: set[str] = set()
 
     def report(member: _Member, file: str, kind: str, what: str) -> None:
         seen.findings.append(Finding(kind, file, what, episode_ids=(member.index.episode_id,)))
         bad.add(member.index.episode_id)
 
+    own: list[tuple[_Member, StepsPlace | FramesPlace]] = []
     for member in members:
         if (total := sum(place.num_rows for place in member.index.steps)) != member.index.num_steps:
             report(member, member.index_file, "wrong count", f"The index places {total} of {member.index.num_steps} steps.")
         named: list[StepsPlace | FramesPlace] = [*member.index.steps, *member.index.streams, *member.index.frames]
-        for place in named:
-            places.setdefault(place.file, []).append((member, place))
+        own += [(member, place) for place in named]
+    _check_files(store, own, report)
+    _check_derived(store, seen, members)
+    return [member for member in members if member.index.episode_id not in bad]
+
+
+def _check_derived(store: Store, seen: Examined, members: Sequence[_Member]) -> None:
+    """Compare what the index says of frames in other sizes with the footers of their files, and with what they are made from."""
+
+    def report(member: _Member, file: str, kind: str, what: str) -> None:
+        seen.of_derived.append(Finding(kind, file, what, _AGAIN, episode_ids=(member.index.episode_id,)))
+
+    for member in members:
+        for name in dict.fromkeys(place.feature for place in member.index.derived):
+            try:
+                feature, _ = source_of(name, member.schema)
+                stored = _count(name, [place for place in member.index.derived if place.feature == name])
+                if stored != (whole := _count(feature, member.index.frames_of(feature))):
+                    raise DamagedError("wrong count", f"The index places {stored} frames of {name!r}, made from {whole}.")
+            except DamagedError as damage:
+                report(member, member.index_file, damage.kind, damage.what)
+            except ValueError as error:
+                report(member, member.index_file, "wrong content", f"The index is wrong: {error}.")
+    _check_files(store, [(member, place) for member in members for place in member.index.derived], report)
+
+
+def _check_files(
+    store: Store,
+    named: Sequence[tuple[_Member, StepsPlace | FramesPlace]],
+    report: Callable[[_Member, str, str, str], None],
+) -> None:
+    """Compare places with the footers of their files; `report` is given the episode, the file, the kind and a sentence."""
+    places: dict[str, list[tuple[_Member, StepsPlace | FramesPlace]]] = {}
+    for member, place in named:
+        places.setdefault(place.file, []).append((member, place))
     for file, mine in tqdm(places.items(), desc="check files", unit="file", disable=not config().progress):
         try:
             store.path(file)
@@ -318,7 +357,6 @@ def _check_places(store: Store, seen: Examined, members: Sequence[_Member]) -> l
             kind, what = (error.kind, error.what) if isinstance(error, DamagedError) else ("unreadable", str(error))
             for member in {m.index.episode_id: m for m, _ in mine}.values():
                 report(member, file, kind, what)
-    return [member for member in members if member.index.episode_id not in bad]
 
 
 def _check_values(store: Store, seen: Examined, members: Sequence[_Member]) -> None:
@@ -382,6 +420,25 @@ def _values_of(groups: _Groups, member: _Member, seen: Examined) -> list[Finding
     return found
 
 
+def _check_derived_values(store: Store, seen: Examined, members: Sequence[_Member]) -> None:
+    """Read frames in other sizes, of episodes of which nothing is known to be wrong with them."""
+    hurt = {i for finding in seen.of_derived for i in finding.episode_ids}
+    found = [(member, place) for member in members if member.index.episode_id not in hurt for place in member.index.derived]
+    groups = _Groups(store)
+    for member, place in sorted(found, key=lambda entry: (entry[1].file, entry[1].row_group, entry[1].first_row)):
+        try:
+            blobs = check_frames(groups.read(place), place, member.index.episode_id)
+            decode = decoder(source_of(place.feature, member.schema)[1])
+            for number, blob in enumerate(blobs):
+                try:
+                    decode(blob)
+                except (CorruptDataError, FeatureError) as error:
+                    what = f"Frame {place.first_frame + number} of {place.feature!r} cannot be decoded: {error}"
+                    raise DamagedError("unreadable", what) from error
+        except DamagedError as damage:
+            seen.of_derived.append(Finding(damage.kind, place.file, damage.what, _AGAIN, episode_ids=(member.index.episode_id,)))
+
+
 def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> np.ndarray | None:
     """Check what is kept in `steps` and `streams`, and return the times of the steps."""
     index, schema = member.index, member.schema
@@ -426,13 +483,19 @@ def _columns(groups: _Groups, member: _Member, family: str, places: Sequence[Ste
 
 
 def _check_numbers(name: str, numbers: np.ndarray, places: Sequence[FramesPlace]) -> None:
+    stored = _count(name, places)
+    if len(numbers) and not (numbers.min() >= 0 and numbers.max() < stored):
+        raise DamagedError("wrong count", f"A step names a frame of {name!r} past the {stored} that are stored.")
+
+
+def _count(name: str, places: Sequence[FramesPlace]) -> int:
+    """Return how many frames places hold, one after the other."""
     stored = 0
     for place in places:
         if place.first_frame != stored:
             raise DamagedError("wrong count", f"The index places frames of {name!r} from {place.first_frame} on, after {stored}.")
         stored += len(place.lengths)
-    if len(numbers) and not (numbers.min() >= 0 and numbers.max() < stored):
-        raise DamagedError("wrong count", f"A step names a frame of {name!r} past the {stored} that are stored.")
+    return stored
 
 
 def _same(fresh: FeatureStats | None, stored: FeatureStats | None) -> bool:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from fogx.errors import SelectionError, did_you_mean, listing
 from fogx.protocols import EpisodeData
-from fogx.reading.episodes import Located, cells, locate, read_sound
+from fogx.reading.episodes import Located, cells, locate, read_derived, read_sound
 from fogx.reading.roots import Chosen, Root
 from fogx.settings import config
 from fogx.storage.files.paths import partition_folder
@@ -69,13 +69,20 @@ def pack_anew(root: Root, episodes: Iterable[tuple[Located, EpisodeData]], parti
     old: dict[str, dict[str, Any]] = {}
     try:
         for member, data in episodes:
-            packer.add(member.episode_id, data)
+            packer.add(member.episode_id, data, derived=read_derived(member))
             old[member.episode_id] = {name: member.row[name][0].as_py() for name in POINTER}
         packed = packer.close()
     except BaseException:
         packer.abort()
         raise
     return old, {row["episode_id"]: {name: row[name] for name in POINTER} for row in packed.rows}
+
+
+def repoint(root: Root, members: Sequence[Located], pointer: str, operation: str) -> list[str]:
+    """Let episodes point to the rows of one index file, in order, and return the ids of those that do; see `EpisodeLog.repoint`."""
+    old = {member.episode_id: {name: member.row[name][0].as_py() for name in POINTER} for member in members}
+    new = {member.episode_id: dict(zip(POINTER, (pointer, row), strict=True)) for row, member in enumerate(members)}
+    return root.writable().repoint(old, new, operation)
 
 
 def _groups(members: Sequence[Located], partition_by: str) -> Iterator[list[Located]]:
@@ -88,7 +95,7 @@ def _groups(members: Sequence[Located], partition_by: str) -> Iterator[list[Loca
         size = steps = 0
         for member in sorted(same, key=lambda m: m.episode_id):
             group.append(member)
-            size += sum(int(place.lengths.sum()) for place in member.index.frames)
+            size += sum(int(place.lengths.sum()) for place in (*member.index.frames, *member.index.derived))
             steps += member.index.num_steps
             if size >= GROUP_BYTES or steps >= _GROUP_STEPS:
                 yield group

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from fogx.errors import CorruptDataError, FogxError, listing
 from fogx.jobs.check import Examined, examine, store_of
-from fogx.jobs.compact import pack_anew
+from fogx.jobs.compact import pack_anew, repoint
 from fogx.jobs.segments import edit_segments
 from fogx.protocols import EpisodeData, Segment
 from fogx.reading.episodes import Located, locate, read_sound
@@ -30,7 +31,7 @@ from fogx.storage.log.inspect import LOST, REPAIR, InspectedLog, inspect_log
 from fogx.storage.log.rows import aligned
 from fogx.storage.log.snapshot import by_id
 from fogx.storage.log.vacuum import files_behind
-from fogx.storage.tables.index import schema_name
+from fogx.storage.tables.index import PARTS, schema_name, write_index
 from fogx.storage.tables.inspect import UNREADABLE
 from fogx.storage.tables.segments import read_segments, segments_of, steps_of
 
@@ -55,6 +56,7 @@ def repair(
       else by what the index says of them: then dataset, task, times, segments and users' columns are lost. Where it cannot be told which
       of several episodes were deleted, none of them comes back; they are listed.
     - Segments that cannot be read are left out; the episodes stay.
+    - Episodes of which some frames in other sizes are damaged have none any more; `derive` makes them again.
     - Episodes whose values still give their checksum are written anew. Others are deleted by a commit.
 
     No other process should write meanwhile; what it commits is kept, but it may meet conflicts.
@@ -105,6 +107,7 @@ class _Repair:
         self._mend_table(examine(self._store, deep=False))
         seen = examine(self._fresh(), deep=True)
         self._mend_segments(seen)
+        self._mend_derived(seen)
         self._mend_episodes(seen)
         if not self._dry:
             self._finish(log)
@@ -218,6 +221,24 @@ class _Repair:
             except (FogxError, *UNREADABLE):
                 continue
         return found
+
+    def _mend_derived(self, seen: Examined) -> None:
+        """Let episodes point to no frames in other sizes where some of these are damaged."""
+        ids = sorted({i for finding in seen.of_derived for i in finding.episode_ids})
+        if not ids:
+            return
+        if not self._dry:
+            self._begin()
+            root = Root(self._fresh())
+            rows = root.rows
+            where = np.flatnonzero(pc.is_in(rows["episode_id"], pa.array(ids, pa.string())).to_numpy())
+            members = locate(Chosen((root,), (rows,), np.zeros(len(where), np.int64), where), PARTS)
+            pointer = write_index(root.store, [replace(member.index, derived=()) for member in members])
+            root.store.sync([pointer])
+            repoint(root, members, pointer, REPAIR)
+        self._say(
+            "left out", "", ids, "Frames in other sizes were damaged; the episodes are whole, and derive() makes them again."
+        )
 
     def _mend_episodes(self, seen: Examined) -> None:
         hurt: dict[str, set[str]] = {}

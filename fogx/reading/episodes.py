@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class Located:
         return read_schema(self.root.store, self.index.schema_id)
 
 
-def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "streams", "metadata")) -> list[Located]:
+def locate(chosen: Chosen, parts: Sequence[str] = ("steps", "frames", "streams", "metadata", "derived")) -> list[Located]:
     """Read the index rows of episodes, each index file once; the order is kept."""
     result: list[Located | None] = [None] * len(chosen)
     for root, pointers, positions in chosen.by_root(["index_file", "index_row", *SHARED]):
@@ -168,6 +169,20 @@ def read_sound(located: Located, *, frames: bool = True) -> EpisodeData:
             "is damaged."
         )
     return data
+
+
+def read_derived(located: Located) -> dict[str, list[bytes]]:
+    """Return an episode's frames in other sizes, encoded, by name (see `storage/tables/derived.py`).
+
+    Raises:
+        CorruptDataError: Some cannot be read.
+    """
+    places = sorted(located.index.derived, key=lambda place: (place.feature, place.first_frame))
+    found = {name: list(mine) for name, mine in itertools.groupby(places, key=lambda place: place.feature)}
+    return {
+        name: read_frames(located.root.store, mine, np.arange(sum(len(place.lengths) for place in mine)))
+        for name, mine in found.items()
+    }
 
 
 def one_schema(chosen: Chosen, what: str) -> Schema | None:

@@ -23,6 +23,7 @@ from fogx.settings import config
 from fogx.storage.tables.index import read_partial, read_schema
 from fogx.storage.tables.segments import read_segments, segments_of, steps_of
 from fogx.training.anchors import anchors_of, full_by_rate, full_by_steps, full_by_times, stretch_of, whole_number
+from fogx.training.images import is_smooth
 from fogx.training.index import Anchors, EpisodeColumns, TrainingIndex
 from fogx.training.items import ItemSpec
 from fogx.training.windows import TimeWindow, Window, as_window
@@ -124,6 +125,7 @@ def training_data(
     else:
         mask = None if where is None else _mask(chosen, where, names, int(episodes.num_steps.sum()), align)
     anchors = _anchors(chosen, episodes, spans, level, every, mask, pad == "drop", align)
+    size = None if image_size is None else checked_size(image_size)
     index = TrainingIndex(
         episodes,
         read,
@@ -133,8 +135,10 @@ def training_data(
         anchors,
         (in_seconds or keys is not None) and bool(episodes.timed.any()),
         align,
+        {}
+        if size is None
+        else {name: size for name, feature in read.items() if _may_be_derived(name, stored[name], feature, size)},
     )
-    size = None if image_size is None else _size(image_size)
     return index, ItemSpec(spans, pad, dtype, size, language, list(instructions), aims, keys)
 
 
@@ -419,7 +423,18 @@ def _check_timed(episodes: EpisodeColumns) -> None:
         )
 
 
-def _size(given: object) -> tuple[int, int]:
+def _may_be_derived(name: str, stored: str, feature: Feature, size: tuple[int, int]) -> bool:
+    """Return whether frames that `derive` made of a feature are what resizing would give."""
+    # Another name may ask for another way of resizing.
+    return feature.is_image and (feature.shape or ())[:2] != size and is_smooth(name, feature) == is_smooth(stored, feature)
+
+
+def checked_size(given: object) -> tuple[int, int]:
+    """Return the height and width that `image_size=` gives.
+
+    Raises:
+        SelectionError: No two whole numbers from 1, or more pixels than the limit.
+    """
     if not isinstance(given, Sequence) or len(given) != 2:
         raise SelectionError(f"image_size={given!r}: give (height, width) in pixels.")
     height, width = (whole_number("image_size", side, 1) for side in given)

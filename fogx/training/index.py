@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,7 @@ class TrainingIndex:
         anchors: The steps that items stand at.
         needs_times: Whether the times of steps are read too.
         align: How the steps are made anew, of which `episodes` tells the numbers; `None` for those that are stored.
+        sizes: Name → height and width of the derived frames that are taken where an episode has them.
     """
 
     episodes: EpisodeColumns
@@ -123,6 +124,7 @@ class TrainingIndex:
     anchors: Anchors
     needs_times: bool = False
     align: Align | None = None
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[type[TrainingIndex], tuple[Any, ...]]:
         # What follows from the fields is worked out again, which is quicker than to send it to each worker.

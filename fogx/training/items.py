@@ -18,6 +18,7 @@ from fogx.settings import config
 from fogx.storage.files.ranges import RangeReader
 from fogx.storage.files.store import Store
 from fogx.storage.tables.columns import arrow_view
+from fogx.storage.tables.derived import in_size
 from fogx.storage.tables.frames import read_frames
 from fogx.storage.tables.places import FramesPlace
 from fogx.training.cache import BlockCache
@@ -362,10 +363,13 @@ class _Frames:
         else:
             result = object_array([nothing(feature, self._spec.dtype, size)] * count)
         smooth = is_smooth(wanted.name, feature)
-        for blob, cells in zip(blobs, wanted.groups, strict=True):
+        is_derived = self._is_derived(wanted)
+        for blob, cells, derived in zip(blobs, wanted.groups, is_derived.tolist(), strict=True):
             first, *others = cells.tolist()
             own, codec = self._codec(wanted.name, first // (count // len(self._rows.episodes)))
-            if regular and shape == (feature.shape or ()) and hasattr(codec, "decode_into"):
+            if derived:
+                own = in_size(own, self._index.sizes[wanted.name])
+            if regular and shape == (own.shape or ()) and hasattr(codec, "decode_into"):
                 codec.decode_into(blob, own, result[first])
                 value = result[first]
             else:
@@ -380,6 +384,16 @@ class _Frames:
                 result[cell] = value
         result = result.reshape(*wanted.shape, *result.shape[1:])
         return channels_first(result, has_channels=has_channels) if regular and feature.is_image else result
+
+    def _is_derived(self, wanted: _Wanted) -> np.ndarray:
+        """Return which of the frames have the size that is asked for already, since `derive` made them."""
+        result = np.zeros(len(wanted.places), bool)
+        key = f"{self._index.stored[wanted.name]}//derived"
+        for number, (block, _) in enumerate(self._rows.runs):
+            if key in block.arrays:
+                mine = wanted.owners == number
+                result[mine] = block.arrays[key][wanted.places["file"][mine]]
+        return result
 
     def _codec(self, name: str, row: int) -> tuple[Feature, Codec]:
         found = self._index.episodes

@@ -5,7 +5,8 @@ A block holds, for each feature that is read (T is the number of steps of all it
 - numbers of fixed shape: `name` (T, *shape), zeros where a step has none;
 - text and bytes: the same of int32 codes, with `name/offsets` and `name/bytes`, where the code-th value lies;
 - features of varying shape: `name/starts` (T + 1,) and the elements of all steps as a flat `name`;
-- features in frames: `name` (T,) of `FRAME`; the files that it names are the block's texts of that name;
+- features in frames: `name` (T,) of `FRAME`; the files that it names are the block's texts of that name; where some of them are of derived
+  frames, `name//derived` (F,) bool tells which;
 - `name/valid` (T,) bool, where not every step has a value.
 """
 
@@ -26,8 +27,10 @@ from fogx.memory import Room
 from fogx.protocols import Column
 from fogx.storage.files.store import Store
 from fogx.storage.tables.anew import read_anew
+from fogx.storage.tables.derived import derived_places
 from fogx.storage.tables.guarded import GuardedParquet
 from fogx.storage.tables.index import SHARED, IndexRow, check_index, read_index
+from fogx.storage.tables.places import FramesPlace
 from fogx.storage.tables.steps import columns_of, steps_schema
 from fogx.training.cache import Block
 from fogx.training.index import TrainingIndex
@@ -47,7 +50,9 @@ def block_key(index: TrainingIndex, number: int) -> str:
     `index` files are never changed and have names of their own, so a row of one stands for the episode's values and their places.
     """
     found, members = index.episodes, index.members(number)
-    features = [[index.stored[name], f.dtype, f.shape, f.in_frames] for name, f in index.features.items()]
+    features = [
+        [index.stored[name], f.dtype, f.shape, f.in_frames, *index.sizes.get(name, ())] for name, f in index.features.items()
+    ]
     files, schemas = np.unique(found.index_file[members]), np.unique(found.schema[members])
     told = [
         _FORMAT,
@@ -86,7 +91,8 @@ def make_block(index: TrainingIndex, number: int) -> Block:
         stored = index.stored[name]
         parts = [(found.get(stored), length) for found, length in zip(columns, lengths, strict=True)]
         if feature.in_frames:
-            arrays[stored], texts[stored] = _frames(store, stored, parts, rows)
+            found, texts[stored] = _frames(store, stored, parts, rows, index.sizes.get(name))
+            arrays |= found
         elif feature.is_variable:
             arrays |= _ragged(stored, feature, parts)
         else:
@@ -106,7 +112,7 @@ _Part = tuple[Column | None, int]
 def _index_rows(index: TrainingIndex, store: Store, members: np.ndarray) -> list[IndexRow]:
     found = index.episodes
     parts = ["steps", *(["frames"] if any(feature.in_frames for feature in index.features.values()) else [])]
-    parts += ["streams"] if index.align is not None else []
+    parts += [*(["streams"] if index.align is not None else []), *(["derived"] if index.sizes else [])]
     files, numbers = found.index_file[members], found.index_row[members]
     # Members are in order of their files.
     starts = np.flatnonzero(np.r_[True, np.diff(files) != 0]).tolist()
@@ -258,14 +264,19 @@ class _Book:
         return {f"{name}/offsets": offsets, f"{name}/bytes": np.frombuffer(b"".join(encoded), np.uint8)}
 
 
-def _frames(store: Store, name: str, parts: Sequence[_Part], rows: Sequence[IndexRow]) -> tuple[np.ndarray, list[str]]:
-    """Return where the frame of each step lies, and the files that it lies in."""
+def _frames(
+    store: Store, name: str, parts: Sequence[_Part], rows: Sequence[IndexRow], size: tuple[int, int] | None
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return where the frame of each step lies, in that size where an episode has it, and the files that it lies in."""
     files: dict[str, int] = {}
+    small: set[int] = set()
     result = []
     for (column, count), row in zip(parts, rows, strict=True):
         found = np.zeros(count, FRAME)
         if column is not None:
-            frames = _places(store, name, row, files)
+            derived = [] if size is None else derived_places(row, name, size)
+            frames = _places(store, name, row.episode_id, derived or row.frames_of(name), files)
+            small |= {files[place.file] for place in derived}
             numbers, valid = column.values, column.mask
             if valid.any() and not (numbers[valid].min() >= 0 and numbers[valid].max() < len(frames)):
                 raise CorruptDataError(
@@ -273,18 +284,21 @@ def _frames(store: Store, name: str, parts: Sequence[_Part], rows: Sequence[Inde
                 )
             found[valid] = frames[numbers[valid]]
         result.append(found)
-    return np.concatenate([np.zeros(0, FRAME), *result]), list(files)
+    arrays = {name: np.concatenate([np.zeros(0, FRAME), *result])}
+    if small:
+        arrays[f"{name}//derived"] = np.isin(np.arange(len(files)), list(small))
+    return arrays, list(files)
 
 
-def _places(store: Store, name: str, row: IndexRow, files: dict[str, int]) -> np.ndarray:
+def _places(store: Store, name: str, episode_id: str, places: Sequence[FramesPlace], files: dict[str, int]) -> np.ndarray:
     """Return where each frame of one feature of an episode lies, by number."""
     result = [np.zeros(0, FRAME)]
     stored = 0
-    for place in sorted(row.frames_of(name), key=lambda place: place.first_frame):
+    for place in sorted(places, key=lambda place: place.first_frame):
         count = len(place.lengths)
         if place.first_frame != stored:
             raise CorruptDataError(
-                f"{store.root}: episode {row.episode_id} lacks frames {stored} to {place.first_frame} of {name!r}."
+                f"{store.root}: episode {episode_id} lacks frames {stored} to {place.first_frame} of {name!r}."
             )
         part = np.zeros(count, FRAME)
         in_parquet = -1 - (place.row_group << 31) - (place.first_row + np.arange(count, dtype=np.int64))

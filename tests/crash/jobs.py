@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 import fogx as fox
+from fogx.reading.episodes import Located, decoder, locate, read_derived
 from fogx.recording import frames
 from fogx.storage.log.versions import oldest_kept
+from fogx.storage.tables.derived import source_of
 from tests.ageing import make_older
 
 BRIDGE = Path(__file__).parents[2] / "examples" / "data" / "rlds" / "bridge_dataset" / "1.0.0"
@@ -70,6 +72,10 @@ def record_timed(number: int) -> Step:
 def realign(dataset: fox.Dataset) -> None:
     """Other steps, of which there are as many."""
     dataset.realign(align=fox.Align(rate_hz=5e7, features={"state": fox.next()}))
+
+
+def derive(dataset: fox.Dataset) -> None:
+    dataset.derive(image_size=(8, 12))
 
 
 def picture(number: int) -> np.ndarray:
@@ -210,6 +216,7 @@ JOBS = {
     "trim": Job((vacuum, tag(100, number=9)), (until_upkeep, tag(100, number=7), tag(100, number=8), age, tag(101, number=6))),
     "compact": Job((lambda dataset: dataset.compact(),), THREE),
     "realign": Job((realign, tag(0, number=7)), (record_timed(0), record_timed(1))),
+    "derive": Job((derive, tag(0, number=7)), THREE),
     "annotate": Job(
         (annotate("a", 0, 1), annotate("b", 1, 2, start_s=0.0), unlabel("a")), (*THREE, annotate("before", 0), annotate("a", 2))
     ),
@@ -291,10 +298,13 @@ def _rows(dataset: fox.Dataset, thorough: bool) -> dict[str, Any]:
     ids = log.rows["episode_id"].to_pylist()
     assert len(set(ids)) == len(ids), "an episode is there twice"
     hidden = {"episode_id", "start_ns", "duration_ns", "schema_id", "index_file", "index_row", "segments_file", "dataset"}
+    derived = {member.episode_id: _derived(member, thorough) for member in locate(dataset._roots.chosen())}
     for row, view in zip(log.rows.to_pylist(), dataset.episodes, strict=True):
         key = row["source_key"] or str(row["made"])
         assert key not in found, "an episode was saved twice"
         found[key] = {k: v for k, v in row.items() if k not in hidden and v is not None}
+        if derived[row["episode_id"]]:
+            found[key]["derived"] = derived[row["episode_id"]]
         if row["segments_file"]:
             found[key]["segments"] = view.segments[["label", "start_step", "stop_step", "value"]].values.tolist()
         if not thorough or row.get("made", 0) >= 100:
@@ -309,6 +319,16 @@ def _rows(dataset: fox.Dataset, thorough: bool) -> dict[str, Any]:
                 if name in view.schema:
                     assert view[name].tolist() == [picture(first + i).tolist() for i in range(4)]
     return found
+
+
+def _derived(member: Located, thorough: bool) -> list[str]:
+    """Return the names of an episode's frames in other sizes, after decoding them."""
+    for name, blobs in (read_derived(member) if thorough else {}).items():
+        source, feature = source_of(name, member.schema)
+        assert len(blobs) == sum(len(place.lengths) for place in member.index.frames_of(source))
+        for blob in blobs:
+            decoder(feature)(blob)
+    return sorted({place.feature for place in member.index.derived})
 
 
 def _close(episode: Any) -> None:

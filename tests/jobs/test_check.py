@@ -58,6 +58,18 @@ def test_a_lost_data_file_is_named_with_its_episodes(damaged, sound_root, users,
         assert _ids(found, file) == ids
 
 
+def test_a_lost_file_of_samples_is_named(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    with dataset.new_episode(align=fox.Align(rate_hz=10)) as episode:
+        for i in range(30):
+            episode.add("x", float(i), i * 10_000_000)
+    (file,) = (tmp_path / "lab").glob("streams/*/*.parquet")
+    file.unlink()
+    found = fox.check(dataset.path)
+    assert found[["kind", "file"]].values.tolist() == [["lost", str(file.relative_to(dataset.path))]]
+    assert found["episode_ids"].tolist() == [[episode.episode_id]]
+
+
 @given(data=st.data())
 def test_a_log_file_cut_anywhere_is_named(damaged, sound_root, tmp_path_factory, data):
     name = data.draw(st.sampled_from(_log(sound_root)))

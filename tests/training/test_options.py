@@ -153,10 +153,9 @@ def test_frames_that_only_parquet_gives(unlike, monkeypatch) -> None:
     wanted = unlike.as_pytorch_dataset(features=["cam"], windows={"cam": fox.steps(-2, 2)})[6]["cam"]
     places = source._places
 
-    def slow(store, name, row, files):
-        forgotten = [FramesPlace(**{**{f: getattr(p, f) for f in p.__dataclass_fields__}, "offset": -1}) for p in row.frames]
-        monkeypatch.setattr(type(row), "frames_of", lambda self, name: [p for p in forgotten if p.feature == name])
-        return places(store, name, row, files)
+    def slow(store, name, episode_id, known, files):
+        forgotten = [FramesPlace(**{**{f: getattr(p, f) for f in p.__dataclass_fields__}, "offset": -1}) for p in known]
+        return places(store, name, episode_id, forgotten, files)
 
     monkeypatch.setattr(source, "_places", slow)
     monkeypatch.setattr(module, "block_key", lambda index, number: "f" * 64)

@@ -111,7 +111,7 @@ def files_behind(store: Store, rows: Iterable[Mapping[str, Any]]) -> set[str]:
         needed |= {row["segments_file"]} - {None}
     for file, numbers in tqdm(asked.items(), desc="files in use", unit="file", disable=not config().progress or len(asked) < 100):
         needed.add(file)
-        for index in read_index(store, file, sorted(numbers), ("steps", "frames", "streams")):
+        for index in read_index(store, file, sorted(numbers), ("steps", "frames", "streams", "derived")):
             needed |= index.files
     return needed
 

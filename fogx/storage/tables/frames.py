@@ -26,6 +26,9 @@ ROW_GROUP_BYTES = 16 << 20
 ROW_GROUP_ROWS = 16_384
 """… or this many rows: the parquet writer starts a new page at 20,000, and a group must be one page."""
 
+FILE_BYTES = 512 << 20
+"""A file is closed, and the next begun, past this size."""
+
 _SCHEMA = pa.schema(
     [
         pa.field("episode_id", pa.string(), nullable=False),
@@ -181,6 +184,46 @@ class FramesWriter:
             )
             for run in runs:
                 run.offset = -1
+
+
+class FramesFiles:
+    """Writes frames, in the order that `FramesWriter` wants them in, into as many files as they need.
+
+    Attributes:
+        files: Pointers of the files begun.
+        places: Episode → where its frames lie, of the files that are closed.
+    """
+
+    def __init__(self, store: Store, partition: str) -> None:
+        self.files: list[str] = []
+        self.places: dict[str, list[FramesPlace]] = {}
+        self._store = store
+        self._partition = partition
+        self._writer: FramesWriter | None = None
+
+    def add(
+        self, episode_id: str, feature: str, blobs: Sequence[bytes], times: np.ndarray | None = None, *, first_frame: int = 0
+    ) -> None:
+        """Append frames of one feature of one episode; see `FramesWriter.add`."""
+        if self._writer is None:
+            self._writer = FramesWriter(self._store, self._partition)
+            self.files.append(self._writer.pointer)
+        self._writer.add(episode_id, feature, blobs, times, first_frame=first_frame)
+        if self._writer.num_bytes >= FILE_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file that is open, if one is."""
+        if self._writer is not None:
+            for episode_id, places in self._writer.close().items():
+                self.places.setdefault(episode_id, []).extend(places)
+            self._writer = None
+
+    def abort(self) -> None:
+        """Close and remove what was written."""
+        if self._writer is not None:
+            self._writer.abort()
+        self._store.remove(self.files)
 
 
 def read_frames(store: Store, places: Sequence[FramesPlace], numbers: np.ndarray) -> list[bytes]:

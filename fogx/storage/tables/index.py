@@ -60,9 +60,10 @@ _SCHEMA = pa.schema(
         pa.field("streams", pa.list_(_STEPS)),
         pa.field("align", pa.string()),
         pa.field("in_steps", pa.list_(pa.string())),
+        pa.field("derived", pa.list_(_FRAMES)),
     ]
 )
-_LATER = ("streams", "align", "in_steps")
+_LATER = ("streams", "align", "in_steps", "derived")
 """Columns that files of before do not have."""
 
 SHARED = ("episode_id", "schema_id", "num_steps")
@@ -86,6 +87,7 @@ class IndexRow:
         streams: Places of its samples, in order; none where steps say all.
         align: The policy that made the steps of these.
         in_steps: Features whose samples are named by the step that holds them.
+        derived: Places of its frames in other sizes, under names that `derived.py` gives; what they are made from stays.
     """
 
     episode_id: str
@@ -100,11 +102,12 @@ class IndexRow:
     streams: Sequence[StepsPlace] = ()
     align: Mapping[str, Any] | None = None
     in_steps: Sequence[str] = ()
+    derived: Sequence[FramesPlace] = ()
 
     @property
     def files(self) -> set[str]:
         """Pointers of the data files that hold the episode."""
-        return {p.file for p in (*self.steps, *self.streams)} | {p.file for p in self.frames}
+        return {p.file for p in (*self.steps, *self.streams)} | {p.file for p in (*self.frames, *self.derived)}
 
     def frames_of(self, feature: str) -> list[FramesPlace]:
         """Return the places of one feature, in order of frame number."""
@@ -127,16 +130,16 @@ _OBJECTS = (
     "stats",
     "streams",
     "in_steps",
-    *(f"frames.list.element.{f.name}" for f in _FRAMES if f.name not in ("lengths", "crc32c")),
+    *(f"{name}.list.element.{f.name}" for name in ("frames", "derived") for f in _FRAMES if f.name not in ("lengths", "crc32c")),
 )
 """Columns of which Python objects are made."""
 
-PARTS = ("steps", "frames", "streams", "metadata", "stats")
+PARTS = ("steps", "frames", "streams", "metadata", "stats", "derived")
 """The parts of an index row that can be read alone; the others are always there."""
 
 
 def read_index(
-    store: Store, pointer: str, rows: Sequence[int], parts: Sequence[str] = ("steps", "frames", "streams", "metadata")
+    store: Store, pointer: str, rows: Sequence[int], parts: Sequence[str] = ("steps", "frames", "streams", "metadata", "derived")
 ) -> list[IndexRow]:
     """Return rows of an `index` file by position, with only the `parts` asked for (others are empty).
 
@@ -306,25 +309,33 @@ def _to_arrow(row: IndexRow) -> dict[str, Any]:
         "partial": list(row.partial),
         "metadata": encode_nested(row.metadata) if row.metadata else None,
         "steps": [asdict(place) for place in row.steps],
-        "frames": [{f.name: getattr(place, f.name) for f in fields(place)} for place in row.frames],
+        "frames": [_frames_to_arrow(place) for place in row.frames],
         "stats": [{"feature": name, **stats.to_dict()} for name, stats in row.stats.items()],
         "streams": [asdict(place) for place in row.streams],
         "align": None if row.align is None else encode_nested(row.align),
         "in_steps": list(row.in_steps),
+        "derived": [_frames_to_arrow(place) for place in row.derived],
     }
+
+
+def _frames_to_arrow(place: FramesPlace) -> dict[str, Any]:
+    return {f.name: getattr(place, f.name) for f in fields(place)}
 
 
 def _from_arrow(table: pa.Table) -> list[IndexRow]:
     # The long lists of frames stay numbers: as Python objects they would take ten times the memory.
-    plain = table.drop_columns(["frames"] if "frames" in table.column_names else []).to_pylist()
-    frames = _frames_places(table["frames"].combine_chunks()) if "frames" in table.column_names else [[] for _ in plain]
-    return [_row(row, places) for row, places in zip(plain, frames, strict=True)]
+    there = [name for name in ("frames", "derived") if name in table.column_names]
+    plain = table.drop_columns(there).to_pylist()
+    places = {name: _frames_places(table[name].combine_chunks()) for name in there}
+    nothing: list[list[FramesPlace]] = [[] for _ in plain]
+    both = zip(places.get("frames", nothing), places.get("derived", nothing), strict=True)
+    return [_row(row, frames, derived) for row, (frames, derived) in zip(plain, both, strict=True)]
 
 
-def _row(row: dict[str, Any], frames: list[FramesPlace]) -> IndexRow:
+def _row(row: dict[str, Any], frames: list[FramesPlace], derived: list[FramesPlace]) -> IndexRow:
     steps = [StepsPlace(**place) for place in row.get("steps") or []]
     streams = [StepsPlace(**place) for place in row.get("streams") or []]
-    _check_places(row, steps if "steps" in row else None, frames, streams)
+    _check_places(row, steps if "steps" in row else None, [*frames, *derived], streams)
     return IndexRow(
         episode_id=row["episode_id"],
         schema_id=row["schema_id"],
@@ -338,6 +349,7 @@ def _row(row: dict[str, Any], frames: list[FramesPlace]) -> IndexRow:
         streams=streams,
         align=decode_nested(row["align"]) if row.get("align") else None,
         in_steps=row.get("in_steps") or (),
+        derived=derived,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from fogx.storage.files.paths import partition_folder
 from fogx.storage.files.stopwatch import Stopwatch
 from fogx.storage.files.store import Store
 from fogx.storage.tables.digest import checksum, digest
-from fogx.storage.tables.frames import FramesWriter
+from fogx.storage.tables.frames import FramesFiles
 from fogx.storage.tables.index import IndexRow, write_index, write_schema
 from fogx.storage.tables.nested import split_metadata
 from fogx.storage.tables.places import FramesPlace, StepsPlace
@@ -25,9 +25,6 @@ from fogx.storage.tables.steps import StepsWriter
 
 _PIECE = 100_000
 """Steps that are counted at once."""
-
-FRAMES_FILE_BYTES = 512 << 20
-"""A `frames` file is closed, and the next begun, past this size."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +80,33 @@ class EpisodePacker:
         self._dataset = dataset
         self._partition = partition or partition_folder("dataset", dataset)
         self._steps: dict[tuple[str, str, frozenset[str]], StepsWriter] = {}
-        self._frames: FramesWriter | None = None
+        self._frames = FramesFiles(store, self._partition)
+        # In files of their own, so that those who read them need not step over the others.
+        self._derived = FramesFiles(store, self._partition)
         self._segments_file: str | None = None
         self._files: list[str] = []
-        self._places: dict[str, list[Any]] = {}
+        self._places: dict[str, list[FramesPlace]] = {}
+        self._kept: dict[str, Sequence[FramesPlace]] = {}
         self._pending: list[_Pending] = []
         self._began = Stopwatch()
 
-    def add(self, episode_id: str, data: EpisodeData, kept: IndexRow | None = None, sealed: Sealed | None = None) -> None:
+    def add(
+        self,
+        episode_id: str,
+        data: EpisodeData,
+        kept: IndexRow | None = None,
+        sealed: Sealed | None = None,
+        derived: Mapping[str, Sequence[bytes]] | None = None,
+    ) -> None:
         """Append one episode; its arrays are not needed afterwards.
 
         Args:
             episode_id: Its id.
             data: The episode.
-            kept: Where it lies already: its frames are not written again, nor its samples where they are there whole.
+            kept: Where it lies already: its frames, derived ones too, are not written again, nor its samples where they are there
+                whole.
             sealed: Frames that are written already; in the columns of `data` anything may stand for them.
+            derived: Name (see `derived.py`) → its frames in another size.
 
         Raises:
             StorageError: It could not be written; nothing of it is visible.
@@ -106,6 +115,8 @@ class EpisodePacker:
             if sealed is not None:
                 self._take(episode_id, sealed)
             self._add(episode_id, data, kept)
+            for name, blobs in sorted((derived or {}).items()):
+                self._derived.add(episode_id, name, blobs)
 
     def close(self) -> Packed:
         """Finish and sync all files; return the rows to commit.
@@ -138,6 +149,7 @@ class EpisodePacker:
             streams = [self._writer(schema, "streams", in_steps).add(episode_id, sent, len(times[0]), *times)]
         if kept is not None:
             self._places[episode_id] = list(kept.frames)
+            self._kept[episode_id] = kept.derived
         for name in sorted(name for name, feature in schema.items() if feature.in_frames and kept is None):
             if samples is None:
                 self._add_frames(episode_id, name, data.columns[name], data.timestamps_ns)
@@ -175,7 +187,8 @@ class EpisodePacker:
     def _close(self) -> Packed:
         for writer in self._steps.values():
             writer.close()
-        self._roll_frames()
+        self._frames.close()
+        self._derived.close()
         rows = [
             IndexRow(
                 p.episode_id,
@@ -190,6 +203,7 @@ class EpisodePacker:
                 p.streams,
                 None if p.data.samples is None else p.data.samples.align,
                 p.in_steps,
+                self._derived_of(p.episode_id),
             )
             for p in self._pending
         ]
@@ -198,36 +212,30 @@ class EpisodePacker:
         if labelled := {p.episode_id: p.data.segments for p in self._pending if p.data.segments}:
             self._segments_file = write_segments(self._store, labelled)
             self._files.append(self._segments_file)
-        self._store.sync(self._files)
-        return Packed([self._row(p, index_file, position) for position, p in enumerate(self._pending)], self._files, self._began)
+        files = [*self._files, *self._frames.files, *self._derived.files]
+        self._store.sync(files)
+        return Packed([self._row(p, index_file, position) for position, p in enumerate(self._pending)], files, self._began)
 
     def abort(self) -> None:
         """Close and remove what was written."""
         for writer in self._steps.values():
             writer.abort()
-        if self._frames is not None:
-            self._frames.abort()
+        self._frames.abort()
+        self._derived.abort()
         self._store.remove(self._files)
 
     def _add_frames(self, episode_id: str, name: str, column: Column, times: np.ndarray | None) -> None:
-        if self._frames is None:
-            self._frames = FramesWriter(self._store, self._partition)
-            self._files.append(self._frames.pointer)
         there = sum(len(place.lengths) for place in self._places.get(episode_id, ()) if place.feature == name)
         steps = np.flatnonzero(column.mask)[there:]
         blobs = [column.values[i] for i in steps]
         self._frames.add(episode_id, name, blobs, None if times is None else times[steps], first_frame=there)
-        if self._frames.num_bytes >= FRAMES_FILE_BYTES:
-            self._roll_frames()
 
-    def _roll_frames(self) -> None:
-        if self._frames is not None:
-            for episode_id, places in self._frames.close().items():
-                self._places.setdefault(episode_id, []).extend(places)
-            self._frames = None
+    def _derived_of(self, episode_id: str) -> Sequence[FramesPlace]:
+        return [*self._kept.get(episode_id, ()), *self._derived.places.get(episode_id, ())]
 
     def _places_of(self, episode_id: str) -> list[FramesPlace]:
-        return sorted(self._places.get(episode_id, []), key=lambda place: (place.feature, place.first_frame))
+        found = [*self._places.get(episode_id, ()), *self._frames.places.get(episode_id, ())]
+        return sorted(found, key=lambda place: (place.feature, place.first_frame))
 
     def _row(self, pending: _Pending, index_file: str, position: int) -> dict[str, Any]:
         data, times = pending.data, pending.data.timestamps_ns
