@@ -59,7 +59,9 @@ def main() -> None:
     fox.config(progress=False)
     load = os.getloadavg()[0]
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    print(f"{platform.platform()}; {os.cpu_count()} cores\nPython {platform.python_version()}, fogx {fox.__version__}, {packages}")
+    print(
+        f"{platform.platform()}; {os.cpu_count()} cores\nPython {platform.python_version()}, fogx {fox.__version__}, {packages}"
+    )
     print(f"load average at start {load:.1f}{'; the machine was shared' if load > 1 else ''}")
     with tempfile.TemporaryDirectory(prefix="fogx-training-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
@@ -81,7 +83,11 @@ def _pythons(given: argparse.Namespace) -> dict[str, str]:
     found, reasons = {}, {}
     for reader in given.readers:
         package, python = needs.get(reader, ("h5py", sys.executable))
-        asked = [str(python), "-c", f"import {package}, importlib.metadata as m; print(m.version('{MODULES.get(package, package)}'))"]
+        asked = [
+            str(python),
+            "-c",
+            f"import {package}, importlib.metadata as m; print(m.version('{MODULES.get(package, package)}'))",
+        ]
         done = subprocess.run(asked, capture_output=True, text=True) if python else None
         if done is None or done.returncode:
             reasons[reader] = f"no {package} in {'--lerobot' if package == 'lerobot' else 'this Python, nor --peers'}"
@@ -186,7 +192,9 @@ def _run(python: str, *arguments: str) -> str:
 def report(case: str, results: Rows, rounds: int) -> None:
     """Print a table of a case, and what was aimed at."""
     print(f"\n{case}: medians of {rounds}\n")
-    print("| reader | workers | items/s | fogx is so many times as fast | CPU ms an item | wait for a batch ms | p99 | first batch s |")
+    print(
+        "| reader | workers | items/s | fogx is so many times as fast | CPU ms an item | wait for a batch ms | p99 | first batch s |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for (reader, workers), found in sorted(results.items(), key=lambda entry: entry[0][1]):
         ours = results.get(("fogx", workers))
@@ -213,7 +221,11 @@ def _aim(case: str, reader: str, workers: int, results: Rows) -> str:
     elif case == "actions" and reader == "fogx" and not workers:
         rate = _median(ours, "rate")
         return f"| fogx, {case}/s, this process | {rate:,.0f} | ≥ 50,000 | {'yes' if rate >= 50_000 else 'NO'} |"
-    return f"| fogx / {reader}, {workers} workers | {ratio:.2f}x | ≥ {least}x | {'yes' if ratio >= least else 'NO'} |" if least else ""
+    return (
+        f"| fogx / {reader}, {workers} workers | {ratio:.2f}x | ≥ {least}x | {'yes' if ratio >= least else 'NO'} |"
+        if least
+        else ""
+    )
 
 
 def report_first_batch(path: Path, episodes: int) -> None:
@@ -255,6 +267,7 @@ def report_s3(path: Path, given: argparse.Namespace) -> None:
     """Print what windows cost from S3 on this machine, where each request takes 25 ms more."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     import fsspec
+
     from tests.s3.client import serving
 
     generate(path / "256", *SIZES["256"])

@@ -411,9 +411,7 @@ def prepare_lerobot(folder: Path, kind: str) -> None:
     for name in ("state", "action"):
         features[_lerobot_name(name)] = {"dtype": "float32", "shape": source.file[name].shape[1:], "names": None}
     out = folder / f"lerobot_{kind}"
-    dataset = LeRobotDataset.create(
-        "bench/training", FPS, features, root=out, use_videos=kind == "video", image_writer_threads=4
-    )
+    dataset = LeRobotDataset.create("bench/training", FPS, features, root=out, use_videos=kind == "video", image_writer_threads=4)
     for start, stop in zip(source.starts[:-1], source.starts[1:], strict=True):
         for row in range(start, stop):
             views = {_lerobot_name(name): np.moveaxis(source.frames(name, np.array([[row]]))[0, 0], 0, -1) for name in CAMERAS}
