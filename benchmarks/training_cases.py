@@ -5,6 +5,7 @@ fogx's own cases only: LeRobot's run in another Python.
 """
 
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -277,16 +278,34 @@ def by_rows(make: Callable[[Path, Case], Rows], **options: Any) -> Callable[[Pat
 
 def fogx(folder: Path, case: Case, workers: int) -> Iterator[Any]:
     """`as_pytorch_dataset` in PyTorch's loader, with the same sampler as the others."""
-    import fogx as fox
     from fogx.training.torch import collate
+
+    sampler = batch_of_items(case, np.load(folder / "starts.npy"))
+    return loaded(_items(str(folder / "root"), case), workers, batch_sampler=sampler, collate_fn=collate)
+
+
+def fogx_s3(root: str, own_order: bool) -> Callable[[Path, Case, int], Iterator[Any]]:
+    """Return a reader of `root` in S3: in the order of the others, or in that of `loader`, which keeps what lies together together."""
+
+    def read(folder: Path, case: Case, workers: int) -> Iterator[Any]:
+        from fogx.training.torch import collate
+
+        items = _items(root, case)
+        if own_order:
+            loader = items.loader(BATCH, workers)
+            return itertools.chain.from_iterable(itertools.repeat(loader))
+        return loaded(items, workers, batch_sampler=batch_of_items(case, np.load(folder / "starts.npy")), collate_fn=collate)
+
+    return read
+
+
+def _items(root: str, case: Case) -> Any:
+    import fogx as fox
 
     fox.config(progress=False)
     windows = {name: fox.steps(list(offsets)) for name, offsets in case.offsets.items() if len(offsets) > 1}
     size = None if case.side is None else (case.side, case.side)
-    items = fox.Dataset(os.environ.get("FOGX_BENCH_ROOT", folder / "root")).as_pytorch_dataset(
-        windows=windows, features=list(case.offsets), image_size=size
-    )
-    return loaded(items, workers, batch_sampler=batch_of_items(case, np.load(folder / "starts.npy")), collate_fn=collate)
+    return fox.Dataset(root).as_pytorch_dataset(windows=windows, features=list(case.offsets), image_size=size)
 
 
 def lerobot(kind: str) -> Callable[[Path, Case, int], Iterator[Any]]:
@@ -458,6 +477,9 @@ def prepare_memmap(folder: Path) -> None:
             np.save(folder / f"{name}_{case.side}.npy", np.ascontiguousarray(np.moveaxis(values, -3, -1)))
 
 
+S3_ROOT = "s3://training/root"
+S3_READERS = {"S3, at random": fogx_s3(S3_ROOT, own_order=False), "S3, fogx' loader": fogx_s3(S3_ROOT, own_order=True)}
+
 PREPARE: dict[str, Callable[[Path], None]] = {
     "memmap": prepare_memmap,
     "WebDataset": prepare_web,
@@ -474,7 +496,7 @@ def measured(reader: str, case: Case, folder: Path, workers: int, seconds: float
 
         torch.set_num_threads(1)
     opening = time.perf_counter()
-    batches = READERS[reader](folder, case, workers)
+    batches = (READERS | S3_READERS)[reader](folder, case, workers)
     sizes = _sizes(next(batches), case)
     first = time.perf_counter() - opening
     for _ in range(WARM - 1):
