@@ -395,7 +395,7 @@ def tensors(folder: Path, case: Case, workers: int) -> Iterator[Any]:
     """The limit of numbers: a `TensorDataset` in memory that holds all windows already, in the same loader."""
     import torch
 
-    source = Memmap(folder, Case((), case.states, case.actions))
+    source = Hdf5(folder, Case((), case.states, case.actions))
     batch = source.__getitems__(list(range(len(source))))
     dataset = torch.utils.data.TensorDataset(*batch.values())
     # As a sampler of batches, so that it is asked for a whole batch at once: item for item it would be many times slower.
