@@ -1,11 +1,13 @@
-"""Batches for training against the limits of the machine. Needs `fogx[rtx,torch]`.
+"""Batches for training, side by side in one run on the same frames: fogx, its peers, and the limits. Needs `fogx[rtx,torch,dev]`.
 
-    python benchmarks/training.py                      # windows of actions, and of real frames; about 3 minutes
-    python benchmarks/training.py --episodes 100000    # time to the first batch, cold and warm, and memory of a worker
+    python benchmarks/training.py --lerobot OTHER/bin/python --peers THIRD/bin/python     # about 30 minutes
+    python benchmarks/training.py --cases window actions --readers fogx "decode only" --rounds 1    # a quick look
+    python benchmarks/training.py --s3                 # instead: windows from S3 on this machine, 25 ms a request
+    python benchmarks/training.py --episodes 100000    # instead: time to the first batch, cold and warm, and memory of a worker
 
-Each case runs in a process of its own, one thread; medians of rounds are shown, by the wall clock and (CPU), as thousandths of a second
-for each item. `limit` is what a program could do at best: decode the same JPEG bytes and nothing else, or index tensors in memory. `resized` and `derived`
-are a frame of each of 2 cameras in 224×224, from 640×480 (real frames scaled up) and from what `derive` made of them.
+Each reader runs in a process of its own, rounds are interleaved, and medians are shown. `--lerobot` names the Python of a venv with
+lerobot 0.4.4, `--peers` one with webdataset and pylance; without them those are left out, and it is said. Tables go to stdout,
+progress to stderr.
 """
 
 import argparse
@@ -17,46 +19,228 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from training_cases import CASES, PREPARE, READERS, S3_READERS, S3_ROOT
 
 import fogx as fox
 
-WINDOWS = {"action": fox.steps(0, 16), "state": fox.steps(-1, 1), "front": fox.steps(-1, 1), "wrist": fox.steps(-1, 1)}
-BATCH = 64
-SMALL = (224, 224)
 DATA = Path(__file__).parent.parent / "examples" / "data" / "rlds" / "bridge_dataset" / "1.0.0"
+SIZES = {"256": (256, 256, 250), "480": (480, 640, 150)}
+"""Height, width, and the most steps of an episode."""
+PACKAGES = ("numpy", "pyarrow", "simplejpeg", "torch", "h5py")
+LEFT_OUT = {
+    ("step", "TensorDataset"), ("window", "TensorDataset"), ("window 480", "TensorDataset"), ("16 an episode", "TensorDataset"),
+    ("actions", "decode only"), ("actions", "memmap"), ("actions", "LeRobot image"), ("actions", "RLDS"),
+    ("step", "fogx, derived"), ("window", "fogx, derived"), ("actions", "fogx, derived"), ("16 an episode", "fogx, derived"),
+}  # fmt: skip
+"""No limit of the case, or the same as another reader of it."""
+AIMS = {
+    ("window", "decode only"): 0.8, ("window", "LeRobot video"): 3, ("window", "WebDataset"): 1, ("window", "Lance"): 1,
+    ("window", "RLDS, Octo's way"): 1, ("actions", "TensorDataset"): 0.8,
+}  # fmt: skip
+"""How many times as fast as a reader fogx shall be; with workers alone for `TensorDataset`."""
+
+Rows = dict[tuple[str, int], list[dict[str, Any]]]
 
 
-def generate(path: Path, name: str, size: tuple[int, int], repeats: int) -> None:
-    """Record real episodes, their two cameras resized to a width and height, as JPEG; each several times, and once mirrored."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is shown (3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long each is measured in a round (2)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="what an item is (all)")
+    parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS), help="who reads (all)")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="processes of a loader (0 2)")
+    parser.add_argument("--lerobot", metavar="PYTHON", help="Python that has lerobot 0.4.4; see benchmarks/README.md")
+    parser.add_argument("--peers", metavar="PYTHON", default=sys.executable, help="Python that has webdataset, pylance and torch")
+    parser.add_argument("--episodes", type=int, help="instead: the first batch of so many episodes of 100 steps")
+    parser.add_argument("--s3", action="store_true", help="instead: fogx from the tests' S3 server, 25 ms a request")
+    given = parser.parse_args()
+    if min(given.rounds, *(workers + 1 for workers in given.workers)) < 1 or given.seconds <= 0:
+        parser.error("--rounds must be 1 or more, --workers 0 or more, --seconds above 0")
+    fox.config(progress=False)
+    load = os.getloadavg()[0]
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    print(
+        f"{platform.platform()}; {os.cpu_count()} cores\nPython {platform.python_version()}, fogx {fox.__version__}, {packages}"
+    )
+    print(f"load average at start {load:.1f}{'; the machine was shared' if load > 1 else ''}")
+    with tempfile.TemporaryDirectory(prefix="fogx-training-") as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        if given.episodes:
+            report_first_batch(Path(folder), given.episodes)
+        elif given.s3:
+            report_s3(Path(folder), given)
+        else:
+            pythons = _pythons(given)
+            for case in given.cases:
+                report(case, compared(case, Path(folder), given, pythons), given.rounds)
+
+
+def _pythons(given: argparse.Namespace) -> dict[str, str]:
+    """Return reader → the Python that runs it, of readers that can run; say which cannot."""
+    needs = {"WebDataset": ("webdataset", given.peers), "Lance": ("lance", given.peers)}
+    needs |= {name: ("tensorflow_datasets", sys.executable) for name in READERS if name.startswith("RLDS")}
+    needs |= {name: ("lerobot", given.lerobot) for name in READERS if name.startswith("LeRobot")}
+    found, reasons = {}, {}
+    for reader in given.readers:
+        package, python = needs.get(reader, ("h5py", sys.executable))
+        asked = [
+            str(python),
+            "-c",
+            f"import {package}, importlib.metadata as m; print(m.version('{MODULES.get(package, package)}'))",
+        ]
+        done = subprocess.run(asked, capture_output=True, text=True) if python else None
+        if done is None or done.returncode:
+            reasons[reader] = f"no {package} in {'--lerobot' if package == 'lerobot' else 'this Python, nor --peers'}"
+        else:
+            found[reader] = str(python)
+            if reader in needs:
+                print(f"{reader}: {package} {done.stdout.splitlines()[-1]}")
+    for reader, reason in reasons.items():
+        print(f"{reader} is left out: {reason}")
+    return found
+
+
+MODULES = {"lance": "pylance"}
+"""Module → the package that has it, where names differ."""
+
+
+def generate(path: Path, height: int, width: int, most: int) -> None:
+    """Record real episodes, their two cameras scaled, as JPEG; write the same bytes as HDF5, and as RLDS."""
+    import h5py  # type: ignore[import-untyped]
     from PIL import Image, ImageOps
 
-    given = os.environ.get("FOGX_TEST_DATA")
-    source = fox.Dataset(path / f"source of {name}")
-    source.load_rtx_episodes(Path(given, "rlds/g1_bottle/1.0.0") if given else DATA)
-    dataset = fox.Dataset(path / name)
+    path.mkdir()
+    data = os.environ.get("FOGX_TEST_DATA")
+    source, dataset = fox.Dataset(path / "source"), fox.Dataset(path / "root")
+    source.load_rtx_episodes(Path(data, "rlds/g1_bottle/1.0.0") if data else DATA)
+    rows: dict[str, list[Any]] = {"action": [], "state": [], "front": [], "wrist": []}
+    starts = [0]
     for view in source:
         cameras = [name for name, feature in view.schema.items() if feature.is_image]
         state = next(name for name in ("observation/state", "state") if name in view.features)
         views = {"front": view[cameras[0]], "wrist": view[cameras[-1]][::-1]}
-        steps = []
-        for number in range(view.num_steps):
-            step: dict[str, Any] = {"action": view["action"][number], "state": view[state][number]}
-            for camera, pictures in views.items():
-                picture, out = Image.fromarray(pictures[number]).resize(size), io.BytesIO()
-                (ImageOps.mirror(picture) if camera == "wrist" else picture).save(out, "JPEG", quality=95)
-                step[camera] = out.getvalue()
-            steps.append(step)
-        for _ in range(repeats):
-            with dataset.new_episode() as episode:
-                for step in steps:
-                    episode.add_step(step)
+        numbers = {"action": view["action"], "state": view[state]}
+        with dataset.new_episode() as episode:
+            for number in range(min(most, view.num_steps)):
+                step: dict[str, Any] = {name: values[number].astype(np.float32) for name, values in numbers.items()}
+                for name, pictures in views.items():
+                    picture, out = Image.fromarray(pictures[number]).resize((width, height)), io.BytesIO()
+                    (ImageOps.mirror(picture) if name == "wrist" else picture).save(out, "JPEG", quality=95)
+                    step[name] = out.getvalue()
+                episode.add_step(step)
+                for name, value in step.items():
+                    rows[name].append(value)
+        starts.append(len(rows["action"]))
+    with h5py.File(path / "frames.h5", "w") as file:
+        for name in ("action", "state"):
+            file.create_dataset(name, data=np.stack(rows[name]), chunks=(256, len(rows[name][0])))
+        for name in ("front", "wrist"):
+            frames = file.create_dataset(name, (len(rows[name]),), h5py.vlen_dtype(np.uint8), chunks=(64,))
+            for number, blob in enumerate(rows[name]):
+                frames[number] = np.frombuffer(blob, np.uint8)
+    np.save(path / "starts.npy", starts)
+    dataset.export(format="rtx", path=path / "rlds", name="frames")
+
+
+def compared(case: str, scratch: Path, given: argparse.Namespace, pythons: dict[str, str]) -> Rows:
+    """Run a case with all readers, round by round."""
+    folder = _prepared(case, scratch, pythons)
+    results: Rows = {}
+    for turn in range(given.rounds):
+        for workers in given.workers:
+            for reader, python in pythons.items():
+                if (case, reader) in LEFT_OUT:
+                    continue
+                one = _called(python, reader, case, str(folder), str(workers), str(given.seconds))
+                results.setdefault((reader, workers), []).append(one)
+                said = f"round {turn + 1} of {given.rounds}: {case}, {workers} workers, {reader} {one['rate']:,.0f} items/s"
+                print(said, file=sys.stderr, flush=True)
+    for size in ("pixels", "actions"):
+        found = {one[size] for several in results.values() for one in several if one[size]}
+        if len(found) > 1:
+            sys.exit(f"{case}: the readers gave items of different sizes: {size} {sorted(found)}")
+    return results
+
+
+def _prepared(case: str, scratch: Path, pythons: dict[str, str]) -> Path:
+    size = "480" if CASES[case].side else "256"
+    folder = scratch / size
+    if not folder.exists():
+        generate(folder, *SIZES[size])
+    for reader, python in pythons.items():
+        done = folder / f"{reader}.done"
+        if reader in PREPARE and (case, reader) not in LEFT_OUT and not done.exists():
+            print(f"{size}: writing for {reader}", file=sys.stderr, flush=True)
+            _run(python, "prepare", reader, str(folder))
+            done.touch()
+    return folder
+
+
+def _called(python: str, *arguments: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(_run(python, *arguments).splitlines()[-1])
+    return told
+
+
+def _run(python: str, *arguments: str) -> str:
+    command = [python, str(Path(__file__).with_name("training_cases.py")), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def report(case: str, results: Rows, rounds: int) -> None:
+    """Print a table of a case, and what was aimed at."""
+    print(f"\n{case}: medians of {rounds}\n")
+    print("| reader | workers | items/s | fogx / it | CPU ms an item | fogx / it | wait for a batch ms | p99 | first batch s |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for (reader, workers), found in sorted(results.items(), key=lambda entry: entry[0][1]):
+        wall, cpu = _speeds(results, reader, workers)
+        waits = " | ".join(f"{_median(found, key):.2f}" for key in ("p50", "p99", "first"))
+        rate = f"{_median(found, 'rate'):,.0f} | {wall} | {_median(found, 'cpu'):.3f} | {cpu}"
+        print(f"| {reader} | {workers} | {rate} | {waits} |")
+    aims = [aim for (reader, workers) in results if (aim := _aim(case, reader, workers, results))]
+    if aims:
+        print("\n| figure | found | by CPU | aim | reached |\n|---|---:|---:|---:|---|")
+        print("\n".join(aims))
+
+
+def _aim(case: str, reader: str, workers: int, results: Rows) -> str:
+    """Return a line of the table of aims, if there is one for a reader."""
+    if ("fogx", workers) not in results:
+        return ""
+    if case == "actions" and reader == "fogx" and not workers:
+        rate = _median(results[reader, workers], "rate")
+        return f"| fogx, {case}/s, this process | {rate:,.0f} | | ≥ 50,000 | {'yes' if rate >= 50_000 else 'NO'} |"
+    least = AIMS.get((case.split()[0], reader), 0)
+    if not least or (reader == "TensorDataset" and not workers):
+        return ""
+    wall, cpu = _speeds(results, reader, workers)
+    reached = {2: "yes", 1: "by one of the two", 0: "NO"}[sum(float(ratio) >= least for ratio in (wall, cpu))]
+    return f"| fogx / {reader}, {workers} workers | {wall} | {cpu} | ≥ {least} | {reached} |"
+
+
+def _speeds(results: Rows, reader: str, workers: int) -> tuple[str, str]:
+    """Return how many times as fast as a reader fogx is, by the clock and by CPU; each round against its own, as load changes."""
+    pairs = list(zip(results.get(("fogx", workers), ()), results[reader, workers], strict=False))
+    if not pairs:
+        return "", ""
+    wall = statistics.median(one["rate"] / other["rate"] for one, other in pairs)
+    return f"{wall:.2f}", f"{statistics.median(other['cpu'] / one['cpu'] for one, other in pairs):.2f}"
+
+
+def report_first_batch(path: Path, episodes: int) -> None:
+    """Print the time to the first batch of many episodes."""
+    generate_many(path / "root", episodes)
+    cold, *warm = [_called(sys.executable, "first", str(path / "root")) for _ in range(3)]
+    print(f"| {episodes:,} episodes, seconds | cold | warm |\n|---|---:|---:|")
+    for name in cold:
+        print(f"| {name} | {cold[name]:.3f} | {statistics.median(told[name] for told in warm):.3f} |")
 
 
 def generate_many(path: Path, episodes: int) -> None:
@@ -85,217 +269,32 @@ def generate_many(path: Path, episodes: int) -> None:
         pq.write_table(pa.Table.from_arrays([*own, *values], schema=schema), file, compression="zstd", row_group_size=10_000)
 
 
-def fogx_batches(path: str, count: int, features: list[str]) -> Iterator[Callable[[], Any]]:
-    """Yield calls that read a batch of random items."""
-    windows = {name: window for name, window in WINDOWS.items() if name in features}
-    items = fox.Dataset(f"{path}/root").as_pytorch_dataset(windows=windows, features=features)
-    random = np.random.default_rng(0)
-    for _ in range(count):
-        yield lambda: items.__getitems__(random.integers(0, len(items), BATCH).tolist()).batch
+def report_s3(path: Path, given: argparse.Namespace) -> None:
+    """Print what windows cost from S3 on this machine, where each request takes 25 ms more."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    import fsspec
+
+    from tests.s3.client import serving
+
+    generate(path / "256", *SIZES["256"])
+    with serving() as server:
+        os.environ.update(server.environment)
+        server.make_bucket(S3_ROOT.split("/")[2])
+        fsspec.filesystem("s3", skip_instance_cache=True).put(f"{path}/256/root/", f"{S3_ROOT}/", recursive=True)
+        server.fail("slow", seconds=0.025)
+        print("\n| window, fogx | workers | items/s | CPU ms an item | wait for a batch ms | p99 | first batch s |")
+        print("|---|---:|---:|---:|---:|---:|---:|")
+        for workers in given.workers:
+            for reader in ("fogx", *S3_READERS):
+                arguments = (reader, "window", str(path / "256"), str(workers), str(given.seconds))
+                found = [_called(sys.executable, *arguments) for _ in range(given.rounds)]
+                values = " | ".join(f"{_median(found, key):.2f}" for key in ("cpu", "p50", "p99", "first"))
+                shown = "local, at random" if reader == "fogx" else reader
+                print(f"| {shown} | {workers} | {_median(found, 'rate'):,.0f} | {values} |")
 
 
-def fogx_windows(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """16 actions, 2 states, 2 frames of 2 cameras."""
-    yield from fogx_batches(path, count, list(WINDOWS))
-
-
-def fogx_steps(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """One action, one state, a frame of each of 2 cameras."""
-    items = fox.Dataset(f"{path}/root").as_pytorch_dataset(features=list(WINDOWS))
-    random = np.random.default_rng(0)
-    for _ in range(count):
-        yield lambda: items.__getitems__(random.integers(0, len(items), BATCH).tolist()).batch
-
-
-def fogx_actions(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """16 actions."""
-    yield from fogx_batches(path, 20 * count, ["action"])
-
-
-def fogx_resized(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """A frame of each of 2 cameras, 640×480 resized to 224×224."""
-    yield from _small(fox.Dataset(f"{path}/large").at("recorded"), count)
-
-
-def fogx_derived(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """The same from the frames that `derive` made."""
-    yield from _small(fox.Dataset(f"{path}/large"), count)
-
-
-def _small(dataset: fox.Dataset, count: int) -> Iterator[Callable[[], Any]]:
-    items = dataset.as_pytorch_dataset(features=["front", "wrist"], image_size=SMALL)
-    random = np.random.default_rng(0)
-    for _ in range(count):
-        yield lambda: items.__getitems__(random.integers(0, len(items), BATCH).tolist()).batch
-
-
-def _encoded(root: str) -> list[bytes]:
-    return [blob for view in fox.Dataset(root) for name in ("front", "wrist") for blob in view.encoded(name)]
-
-
-def _decode(blobs: Sequence[bytes], count: int, frames: int) -> Iterator[Callable[[], Any]]:
-    import simplejpeg
-
-    random = np.random.default_rng(0)
-
-    def decode() -> None:
-        for number in random.integers(0, len(blobs), BATCH * frames).tolist():
-            simplejpeg.decode_jpeg(blobs[number], fastdct=True, fastupsample=False)
-
-    for _ in range(count):
-        yield decode
-
-
-def limit_windows(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """Decode 4 frames an item from memory, and nothing else."""
-    yield from _decode(_encoded(f"{path}/root"), count, 4)
-
-
-def limit_steps(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """Decode 2 frames an item from memory, and nothing else."""
-    yield from _decode(_encoded(f"{path}/root"), count, 2)
-
-
-def limit_resized(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """Decode 2 frames of 640×480 an item from memory, and nothing else."""
-    yield from _decode(_encoded(f"{path}/large"), count, 2)
-
-
-def limit_derived(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """Decode 2 frames of 224×224 an item from memory, and nothing else."""
-    from fogx.reading.episodes import locate, read_derived
-
-    members = locate(fox.Dataset(f"{path}/large")._roots.chosen())
-    yield from _decode([blob for member in members for blobs in read_derived(member).values() for blob in blobs], count, 2)
-
-
-def limit_actions(path: str, count: int) -> Iterator[Callable[[], Any]]:
-    """Index one tensor in memory that holds all windows: a `TensorDataset`, a batch at once."""
-    import torch
-
-    actions = np.concatenate([view["action"] for view in fox.Dataset(f"{path}/root")]).astype(np.float32)
-    places = np.minimum(np.arange(len(actions))[:, None] + np.arange(16), len(actions) - 1)
-    dataset = torch.utils.data.TensorDataset(torch.from_numpy(actions[places]), torch.zeros(len(actions), 16, dtype=torch.bool))
-    random = np.random.default_rng(0)
-    for _ in range(20 * count):
-        yield lambda: dataset[torch.from_numpy(random.integers(0, len(actions), BATCH))]
-
-
-CASES = {
-    case.__name__: case
-    for case in (
-        *(fogx_windows, limit_windows, fogx_steps, limit_steps, fogx_actions, limit_actions),
-        *(fogx_resized, limit_resized, fogx_derived, limit_derived),
-    )
-}
-
-
-def run(case: str, path: str, batches: int) -> dict[str, float]:
-    """Return ms an item, by the wall clock and of CPU."""
-    import torch
-
-    torch.set_num_threads(1)
-    walls, cpus = [], []
-    for call in CASES[case](path, batches + 2):
-        wall, cpu = time.perf_counter(), time.process_time()
-        call()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return {"wall": 1e3 * statistics.median(walls[2:]) / BATCH, "cpu": 1e3 * statistics.median(cpus[2:]) / BATCH}
-
-
-def first_batch(path: str) -> dict[str, float]:
-    """Return seconds to open, to plan and to have the first random batch, and the memory of the process."""
-    told, began = {}, time.perf_counter()
-
-    def note(name: str) -> None:
-        nonlocal began
-        told[name] = time.perf_counter() - began
-        began = time.perf_counter()
-
-    import torch
-
-    dataset = fox.Dataset
-    note("import torch and fogx")
-    handle = dataset(path)
-    note("open")
-    items = handle.as_pytorch_dataset(features=["action"], windows={"action": fox.steps(0, 16)})
-    note("as_pytorch_dataset")
-    random = np.random.default_rng(0)
-    items.__getitems__(random.integers(0, len(items), 256).tolist())
-    note("first batch of 256 random items")
-    for _ in range(20):
-        items.__getitems__(random.integers(0, len(items), 256).tolist())
-    told["next batch"] = (time.perf_counter() - began) / 20
-    loader = torch.utils.data.DataLoader(items, 256, shuffle=True, num_workers=2, multiprocessing_context="spawn")
-    began = time.perf_counter()
-    batches = iter(loader)
-    next(batches)
-    note("first batch of 2 spawned workers")
-    workers = [worker.pid for worker in batches._workers]  # type: ignore[attr-defined]
-    for _ in range(100):
-        next(batches)
-    told |= {f"memory of a worker, {name}, MiB": max(_status(pid, field) for pid in workers) for name, field in MEMORY.items()}
-    told["memory of this process, own, MiB"] = _status(os.getpid(), "RssAnon")
-    return told
-
-
-MEMORY = {"own": "RssAnon", "with mapped files": "VmRSS"}
-
-
-def _status(pid: int, field: str) -> float:
-    return int(Path(f"/proc/{pid}/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
-
-
-def _called(*arguments: str, cache: Path) -> dict[str, float]:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, env=environment)
-    told: dict[str, float] = json.loads(done.stdout)
-    return told
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is shown (3)")
-    parser.add_argument("--batches", type=int, default=10, help="batches of 64 a round (10)")
-    parser.add_argument("--side", type=int, default=256, help="pixels of a side (256)")
-    parser.add_argument("--episodes", type=int, help="instead: the first batch of so many episodes of 100 steps")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
-    parser.add_argument("--root", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    fox.config(progress=False)
-    if given.run:
-        print(json.dumps(first_batch(given.root) if given.run == "first" else run(given.run, given.root, given.batches)))
-        return
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pyarrow", "simplejpeg", "torch"))
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, fogx {fox.__version__}, {packages}")
-    with tempfile.TemporaryDirectory(prefix="fogx-training-") as folder:
-        path = Path(folder)
-        if given.episodes:
-            generate_many(path / "root", given.episodes)
-            cold, *warm = [_called("--run", "first", "--root", str(path / "root"), cache=path / "cache") for _ in range(3)]
-            print(f"| {given.episodes:,} episodes, seconds | cold | warm |\n|---|---:|---:|")
-            for name in cold:
-                print(f"| {name} | {cold[name]:.3f} | {statistics.median(told[name] for told in warm):.3f} |")
-            return
-        generate(path, "root", (given.side, given.side), 2)
-        generate(path, "large", (640, 480), 1)
-        large = fox.Dataset(path / "large")
-        large.pin("recorded")
-        began = time.perf_counter()
-        large.derive(image_size=SMALL)
-        took, frames = time.perf_counter() - began, 2 * sum(view.num_steps for view in large)
-        print(f"derive: {frames} frames of 640×480 to 224×224 in {took:.1f} s, {frames / took:.0f}/s")
-        told: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-        for _ in range(given.rounds):
-            for case in CASES:
-                told[case].append(_called("--run", case, "--root", folder, "--batches", str(given.batches), cache=path / "cache"))
-        median = {c: {k: statistics.median(found[k] for found in rounds) for k in ("wall", "cpu")} for c, rounds in told.items()}
-        print("| ms an item | fogx | limit | of the limit's speed | items/s |\n|---|---:|---:|---:|---:|")
-        for name in ("windows", "steps", "actions", "resized", "derived"):
-            ours, limit = median[f"fogx_{name}"], median[f"limit_{name}"]
-            shown = [f"{found['wall']:.4f} ({found['cpu']:.4f})" for found in (ours, limit)]
-            print(f"| {name} | {' | '.join(shown)} | {100 * limit['cpu'] / ours['cpu']:.0f} % | {1e3 / ours['wall']:,.0f} |")
+def _median(found: list[dict[str, Any]], key: str) -> float:
+    return float(statistics.median(one[key] for one in found))
 
 
 if __name__ == "__main__":

@@ -79,10 +79,10 @@ def config(**changes: Any) -> Config:
         ConfigError: An option that does not exist, or a value it cannot have; nothing is changed then.
     """
     global _current
-    known = [f.name for f in dataclasses.fields(Config)]
-    for name in changes:
-        if name not in known:
-            raise ConfigError(f"no option {name!r}; there are: {listing(known)}.{did_you_mean(name, known)}")
     if changes:
+        known = [f.name for f in dataclasses.fields(Config)]
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"no option {name!r}; there are: {listing(known)}.{did_you_mean(name, known)}")
         _current = dataclasses.replace(_current, **changes)
     return _current
