@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -77,13 +78,14 @@ class S3Server:
         share: float = 1.0,
         seed: int = 0,
         seconds: float = 0.0,
+        bytes_per_s: float = math.inf,
     ) -> None:
         """Let some of the coming requests go wrong, until the test ends or `heal`.
 
         Args:
             kind: `slow-down` (503), `internal-error` (500), `deny` (403), `drop` (no answer, nothing was done), `lose-reply` (no
-                answer, though it was done), `slow` (after `seconds`), `ignore-conditions` (`If-None-Match` and `If-Match` are
-                not looked at).
+                answer, though it was done), `slow` (after `seconds`, and at `bytes_per_s`), `ignore-conditions` (`If-None-Match` and
+                `If-Match` are not looked at).
             method: Regular expression of the HTTP methods concerned.
             target: Regular expression to be found in `/bucket/key?query`, percent-decoded.
             times: How often at most.
@@ -91,9 +93,10 @@ class S3Server:
             share: Only this share of them, drawn with `seed`.
             seed: Seed of the draw.
             seconds: Delay of `slow`.
+            bytes_per_s: How much all `slow` requests and answers together may carry.
         """
         rule = {"kind": kind, "method": method, "target": target, "times": times, "every": every, "share": share, "seed": seed}
-        self._control("fail", {**rule, "seconds": seconds})
+        self._control("fail", {**rule, "seconds": seconds, "bytes_per_s": bytes_per_s})
 
     def happened(self) -> list[int]:
         """Return how many requests each `fail` has hit so far."""

@@ -37,9 +37,18 @@ class Fault:
     """One rule of what goes wrong; see `S3Server.fail`."""
 
     def __init__(
-        self, kind: str, method: str, target: str, times: int | None, every: int, share: float, seed: int, seconds: float
+        self,
+        kind: str,
+        method: str,
+        target: str,
+        times: int | None,
+        every: int,
+        share: float,
+        seed: int,
+        seconds: float,
+        bytes_per_s: float,
     ) -> None:
-        self.kind, self.seconds = kind, seconds
+        self.kind, self.seconds, self.bytes_per_s = kind, seconds, bytes_per_s
         self.happened = 0
         self._asked = re.compile(f"(?:{method}) .*(?:{target})")
         self._times, self._every, self._share = times, every, share
@@ -66,6 +75,7 @@ class Gate:
         self._guard = threading.Lock()
         self._faults: list[Fault] = []
         self._requests: list[dict[str, str]] = []
+        self._wire_free_s = 0.0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -93,9 +103,19 @@ class Gate:
         else:
             with self._keys[hash(target.split("?")[0]) % len(self._keys)]:
                 answer = list(self._app(environ, start_response))
+        if kind == "slow" and fault:
+            answer = list(answer)
+            self._carry(len(body) + sum(map(len, answer)), fault.bytes_per_s)
         if kind == "lose-reply":
             hang_up(environ)
         return answer
+
+    def _carry(self, size: int, bytes_per_s: float) -> None:
+        """Wait until the one wire of all slow requests has carried so many bytes more."""
+        with self._guard:
+            self._wire_free_s = max(self._wire_free_s, time.monotonic()) + size / bytes_per_s
+            wait = self._wire_free_s - time.monotonic()
+        time.sleep(max(0.0, wait))
 
     def _note(self, method: str, target: str, environ: dict[str, Any]) -> Fault | None:
         key = re.search(r"Credential=([^/]+)", environ.get("HTTP_AUTHORIZATION", ""))

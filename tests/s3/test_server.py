@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import botocore.exceptions
@@ -106,6 +107,18 @@ def test_conditions_can_be_ignored(s3_server):
     assert [_code(lambda: s3_server.client().put_object(Bucket="lab", Key="k", Body=b"x", IfNoneMatch="*")) for _ in "ab"] == [
         200
     ] * 2
+
+
+def test_slow_requests_share_one_wire(s3_server):
+    s3_server.make_bucket("lab")
+    client = s3_server.client()
+    s3_server.fail("slow", bytes_per_s=1e6)
+    began = time.monotonic()
+    assert set(_at_once(lambda n: _code(lambda: client.put_object(Bucket="lab", Key=f"{n}", Body=bytes(10_000))))) == {200}
+    assert time.monotonic() - began >= WRITERS * 0.01
+    began = time.monotonic()
+    assert client.get_object(Bucket="lab", Key="0")["Body"].read() == bytes(10_000)
+    assert time.monotonic() - began >= 0.01
 
 
 def test_faults_strike_some_requests_only(s3_server):
