@@ -39,6 +39,7 @@ class Case:
         actions: Of the action.
         side: Pixels of a side that frames are scaled to, if they are.
         together: Random steps of one episode that follow one another in a batch.
+        in_order: Items come one after the other, not at random.
     """
 
     frames: Sequence[int] = (0,)
@@ -46,6 +47,12 @@ class Case:
     actions: Sequence[int] = (0,)
     side: int | None = None
     together: int = 1
+    in_order: bool = False
+
+    @property
+    def size(self) -> str:
+        """Return which frames it is of."""
+        return "480" if self.side else "256"
 
     @property
     def offsets(self) -> dict[str, Sequence[int]]:
@@ -60,14 +67,17 @@ CASES = {
     "window 480": Case((-1, 0), (-1, 0), range(16), side=224),
     "actions": Case((), (), range(16)),
     "16 an episode": Case(together=16),
+    "sequential": Case(in_order=True),
 }
 
 
 def batch_of_items(case: Case, starts: np.ndarray) -> Iterator[list[int]]:
-    """Yield without end the random steps of a batch, the same for all that read at random. `starts` are rows of episodes, and the end."""
+    """Yield without end the steps of a batch, the same for all that choose steps. `starts` are rows of episodes, and the end."""
     random = np.random.default_rng(0)
-    while True:
-        if case.together == 1:
+    for number in itertools.count():
+        if case.in_order:
+            yield (np.arange(number * BATCH, (number + 1) * BATCH) % starts[-1]).tolist()
+        elif case.together == 1:
             yield random.integers(0, starts[-1], BATCH).tolist()
         else:
             chosen = random.integers(0, len(starts) - 1, BATCH // case.together)
@@ -213,6 +223,9 @@ class Stream:
         import webdataset  # type: ignore[import-not-found]
 
         shards = sorted(map(str, (self.folder / "web").glob("*.tar")))
+        if self.case.in_order:
+            items = webdataset.WebDataset(shards, shardshuffle=False).compose(self.items)
+            return items.batched(BATCH, collation_fn=self.batch, partial=False).repeat()
         items = webdataset.WebDataset(shards, resampled=True, shardshuffle=False).compose(self.items)
         if self.case.together == 1:
             items = items.shuffle(BUFFER, initial=BUFFER)
@@ -380,13 +393,13 @@ def rlds(decode_first: bool) -> Callable[[Path, Case, int], Iterator[Any]]:
                 made[name], made[f"{name}_is_pad"] = tf.gather(episode[name], steps), steps != wanted
             return tf.data.Dataset.from_tensor_slices(made)
 
-        data = builder.as_dataset(split="train", decoders=skipped, shuffle_files=True).repeat()
+        data = builder.as_dataset(split="train", decoders=skipped, shuffle_files=not case.in_order).repeat()
         data = data.flat_map(lambda episode: episode["steps"].batch(1 << 20))
         data = data.map(lambda steps: {name: steps[name] for name in case.offsets} | {"action": steps["action"]})
         if decode_first:
             data = data.map(pictures_of)
         data = data.flat_map(items)
-        if case.together == 1:
+        if case.together == 1 and not case.in_order:
             data = data.shuffle(BUFFER)
         if not decode_first:
             data = data.map(pictures_of, num_parallel_calls=threads)
@@ -469,11 +482,24 @@ def prepare_lance(folder: Path) -> None:
     import pyarrow as pa
 
     source = Hdf5(folder, CASES["step"])
-    columns = {name: pa.array(source.blobs(name, np.arange(len(source))), pa.binary()) for name in CAMERAS}
-    for name in ("state", "action"):
-        values = source.file[name][:]
-        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-    lance.write_dataset(pa.table(columns), str(folder / "lance"))
+
+    def part(rows: np.ndarray) -> Any:
+        columns = {name: pa.array(source.blobs(name, rows), pa.binary()) for name in CAMERAS}
+        for name in ("state", "action"):
+            values = source.file[name][rows[0] : rows[-1] + 1]
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+        return pa.record_batch(columns)
+
+    parts = (part(np.arange(first, min(first + 1000, len(source)))) for first in range(0, len(source), 1000))
+    lance.write_dataset(parts, str(folder / "lance"), schema=part(np.arange(1)).schema)
+
+
+def prepare_rlds(folder: Path) -> None:
+    import fogx as fox
+
+    fox.config(progress=False)
+    if not (folder / "rlds").exists():  # two readers share it
+        fox.Dataset(folder / "root").export(format="rtx", path=folder / "rlds", name="frames")
 
 
 def prepare_derived(folder: Path) -> None:
@@ -482,16 +508,20 @@ def prepare_derived(folder: Path) -> None:
     fox.config(progress=False)
     shutil.copytree(folder / "root", folder / "derived" / "root")
     shutil.copy(folder / "starts.npy", folder / "derived")
-    for side in {case.side for case in CASES.values()} - {None}:
+    for side in {case.side for case in CASES.values() if case.side and case.size == folder.name}:
         fox.Dataset(folder / "derived" / "root").derive(image_size=(side, side))
 
 
 def prepare_memmap(folder: Path) -> None:
-    for case in {case.side: case for case in CASES.values() if case.frames}.values():
-        source = Hdf5(folder, case)
-        for name in CAMERAS:
-            values = source.frames(name, np.arange(len(source)))
-            np.save(folder / f"{name}_{case.side}.npy", np.ascontiguousarray(np.moveaxis(values, -3, -1)))
+    case = next(case for case in CASES.values() if case.frames and case.size == folder.name)
+    source = Hdf5(folder, case)
+    copies = int(source.file.attrs["copies"])
+    for name in CAMERAS:
+        values = np.moveaxis(source.frames(name, np.arange(len(source) // copies)), -3, -1)
+        shape = (len(source), *values.shape[1:])
+        written = np.lib.format.open_memmap(folder / f"{name}_{case.side}.npy", "w+", np.uint8, shape)
+        for first in range(0, len(source), len(values)):
+            written[first : first + len(values)] = values
 
 
 S3_ROOT = "s3://training/root"
@@ -502,6 +532,8 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "memmap": prepare_memmap,
     "WebDataset": prepare_web,
     "Lance": prepare_lance,
+    "RLDS": prepare_rlds,
+    "RLDS, Octo's way": prepare_rlds,
     "LeRobot video": lambda folder: prepare_lerobot(folder, "video"),
     "LeRobot image": lambda folder: prepare_lerobot(folder, "image"),
 }
@@ -520,7 +552,7 @@ def measured(reader: str, case: Case, folder: Path, workers: int, seconds: float
     for _ in range(WARM - 1):
         next(batches)
     waits: list[float] = []
-    began, cpu = time.perf_counter(), _cpu()
+    began, cpu, disk = time.perf_counter(), _cpu(), _disk()
     while len(waits) < 4 or time.perf_counter() - began < seconds:
         called = time.perf_counter()
         next(batches)
@@ -528,7 +560,7 @@ def measured(reader: str, case: Case, folder: Path, workers: int, seconds: float
     wall, items = time.perf_counter() - began, BATCH * len(waits)
     return {
         "rate": items / wall, "cpu": 1e3 * (_cpu() - cpu) / items, "p50": 1e3 * float(np.median(waits)),
-        "p99": 1e3 * float(np.quantile(waits, 0.99)), "first": first, **sizes,
+        "p99": 1e3 * float(np.quantile(waits, 0.99)), "first": first, "disk": (_disk() - disk) / 1024 / items, **sizes,
     }  # fmt: skip
 
 
@@ -545,6 +577,12 @@ def _cpu() -> float:
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
         used += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return used
+
+
+def _disk() -> int:
+    """Return bytes that came from a disk, and not out of the page cache, for this process and its workers."""
+    own = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
+    return sum(int(Path(f"/proc/{pid}/io").read_text().split("\nread_bytes:")[1].split()[0]) for pid in own)
 
 
 def first_batch(path: str) -> dict[str, float]:
@@ -605,6 +643,7 @@ def main() -> None:
         # Readers without an end leave workers and threads in the middle of a batch; nothing of theirs is kept.
         for worker in multiprocessing.active_children():
             worker.kill()
+            worker.join()
         os._exit(0)
 
 
