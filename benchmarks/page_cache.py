@@ -26,7 +26,7 @@ def limited(mib: int) -> Iterator[list[str]]:
         What to put before a command, so that it runs in the group.
 
     Raises:
-        OSError: It cannot be made.
+        SystemExit: It cannot be made; says why.
     """
     groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
     if "memory" in groups:
@@ -34,12 +34,21 @@ def limited(mib: int) -> Iterator[list[str]]:
     else:  # version 2, where a group that has processes has no groups
         parent, limit = CGROUPS, "memory.max"
     group = parent / f"fogx-{os.getpid()}"
-    group.mkdir()
     try:
+        group.mkdir()
         (group / limit).write_text(str(mib << 20))
+    except OSError as error:
+        _remove(group)
+        sys.exit(f"{parent}: no control group with a limit of memory can be made there ({error}). It takes root.")
+    try:
         yield ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
     finally:
-        try:
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    try:
+        if group.exists():
             group.rmdir()
-        except OSError as error:
-            print(f"{group} is left: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{group} is left: {error}", file=sys.stderr)

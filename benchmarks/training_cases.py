@@ -594,7 +594,7 @@ def first_batch(path: str) -> dict[str, float]:
         told[name] = time.perf_counter() - began
         began = time.perf_counter()
 
-    import torch
+    import torch  # noqa: F401
 
     import fogx as fox
 
@@ -611,9 +611,8 @@ def first_batch(path: str) -> dict[str, float]:
     for _ in range(20):
         items.__getitems__(random.integers(0, len(items), 256).tolist())
     told["next batch"] = (time.perf_counter() - began) / 20
-    loader = torch.utils.data.DataLoader(items, 256, shuffle=True, num_workers=2, multiprocessing_context="spawn")
     began = time.perf_counter()
-    batches = iter(loader)
+    batches = iter(items.loader(256, 2, multiprocessing_context="spawn"))
     next(batches)
     note("first batch of 2 spawned workers")
     workers = [worker.pid for worker in multiprocessing.active_children() if worker.pid]
