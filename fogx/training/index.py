@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +15,14 @@ import pyarrow as pa
 from fogx.align.policy import Align
 from fogx.feature import Feature, Schema
 from fogx.storage.files.store import Store
+from fogx.training.handover import Handed
 
 BLOCK_BYTES = 16 << 20
 """Episodes that lie together are read and kept in blocks of about so many bytes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EpisodeColumns:
+class EpisodeColumns(Handed):
     """N episodes in the order of the selection.
 
     Args:
@@ -60,7 +60,7 @@ class EpisodeColumns:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Anchors:
+class Anchors(Handed):
     """The steps that items stand at, episode by episode.
 
     Args:
@@ -74,9 +74,6 @@ class Anchors:
     first: np.ndarray
     every: int = 1
     chosen: np.ndarray | None = None
-
-    def __reduce__(self) -> tuple[type[Anchors], tuple[Any, ...]]:
-        return Anchors, (self.counts, self.first, self.every, self.chosen)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -101,7 +98,7 @@ class Anchors:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TrainingIndex:
+class TrainingIndex(Handed):
     """The episodes of a selection, the features that items are made of, and where items stand.
 
     Args:
@@ -125,10 +122,6 @@ class TrainingIndex:
     needs_times: bool = False
     align: Align | None = None
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-    def __reduce__(self) -> tuple[type[TrainingIndex], tuple[Any, ...]]:
-        # What follows from the fields is worked out again, which is quicker than to send it to each worker.
-        return TrainingIndex, tuple(getattr(self, field.name) for field in fields(self))
 
     @functools.cached_property
     def control_hz(self) -> np.ndarray:
