@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +53,19 @@ class Taken:
 
     Args:
         sample: `(T,)` int64, which sample each step takes; −1 for none. Of interpolated features, the one at or before the step.
-        age_ns: `(T,)` int64, step − time of the sample in question: below 0 where it lies ahead; known also where a limit cut it
-            off; `NEVER` where there is none.
+        ages: Gives `age_ns`, for which few ask.
         values: `(T, *shape)` where values were interpolated, zeros where there is none; else `None`.
     """
 
     sample: np.ndarray
-    age_ns: np.ndarray
+    ages: Callable[[], np.ndarray]
     values: np.ndarray | None = None
+
+    @functools.cached_property
+    def age_ns(self) -> np.ndarray:
+        """`(T,)` int64, step − time of the sample in question: below 0 where it lies ahead; known also where a limit cut it off;
+        `NEVER` where there is none."""
+        return self.ages()
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,8 @@ def align(streams: Mapping[str, Stream], policy: Align | None = None) -> Steps:
 
 def _joined(parts: Sequence[Taken]) -> Taken:
     values = None if parts[0].values is None else np.concatenate([part.values for part in parts])
-    return Taken(np.concatenate([part.sample for part in parts]), np.concatenate([part.age_ns for part in parts]), values)
+    ages = [part.ages for part in parts]
+    return Taken(np.concatenate([part.sample for part in parts]), lambda: np.concatenate([age() for age in ages]), values)
 
 
 def is_action(name: str) -> bool:
@@ -307,36 +314,51 @@ def _too_many(filled: Mapping[str, np.ndarray], count: int, rate_hz: float) -> T
 
 def _taken(steps: np.ndarray, samples: _Ordered, values: np.ndarray | None, policy: Policy) -> Taken:
     times = samples.times_ns
+    ages = functools.partial(_ages, steps, times, policy)
     if not len(times):
         none = None if policy.kind not in INTERPOLATING else np.zeros((len(steps), *values.shape[1:]), values.dtype)  # type: ignore[union-attr]
-        return Taken(np.full(len(steps), -1), np.full(len(steps), NEVER), none)
+        return Taken(np.full(len(steps), -1), ages, none)
     if policy.kind in INTERPOLATING:
         assert values is not None
-        return _between(steps, samples, values, policy)
+        number, made = _between(steps, samples, values, policy)
+        return Taken(number, ages, made)
     if steps is times:
-        return Taken(samples.sample(np.arange(len(steps))), np.zeros(len(steps), np.int64))
-    if policy.kind in ("hold", "exact"):
-        place = _at_or_before(times, steps)
-    elif policy.kind == "next":
+        return Taken(samples.sample(np.arange(len(steps))), ages)
+    place, head, tail = _places(steps, times, policy)
+    sample = samples.sample(place)
+    limit = 0 if policy.kind == "exact" else policy.within_ns
+    if limit is not None:
+        sample = np.where(np.abs(steps - times.take(place)) <= limit, sample, -1)
+    sample[:head] = -1
+    sample[tail:] = -1
+    return Taken(sample, ages)
+
+
+def _ages(steps: np.ndarray, times: np.ndarray, policy: Policy) -> np.ndarray:
+    """Return `age_ns` of `Taken`."""
+    if not len(times):
+        return np.full(len(steps), NEVER)
+    place, head, tail = _places(steps, times, policy)
+    age = np.asarray(steps - times.take(place))
+    age[:head] = NEVER
+    age[tail:] = NEVER
+    return age
+
+
+def _places(steps: np.ndarray, times: np.ndarray, policy: Policy) -> tuple[np.ndarray, int, int]:
+    """Return the place of the sample in question at each step, and the first step that has one, and the first after these."""
+    if policy.kind == "next":
         place = _at_or_after(times, steps)
-    else:
+    elif policy.kind == "nearest":
         low, high = np.maximum(_at_or_before(times, steps), 0), np.minimum(_at_or_after(times, steps), len(times) - 1)
         place = np.where(np.abs(times[high] - steps) < np.abs(steps - times[low]), high, low)
-    inside = place
+    else:
+        place = _at_or_before(times, steps)
     # Places rise, so that steps without one stand at the ends.
     head, tail = int(np.searchsorted(place, 0)), int(np.searchsorted(place, len(times)))
     if head > 0 or tail < len(steps):
-        inside = np.clip(place, 0, len(times) - 1)
-    age = steps - times.take(inside)
-    sample = samples.sample(inside)
-    limit = 0 if policy.kind == "exact" else policy.within_ns
-    if limit is not None:
-        sample = np.where(np.abs(age) <= limit, sample, -1)
-    for nothing in (slice(0, head), slice(tail, None)):
-        age[nothing] = NEVER
-        if head > 0 or tail < len(steps):
-            sample[nothing] = -1
-    return Taken(sample, age)
+        np.clip(place, 0, len(times) - 1, out=place)
+    return place, head, tail
 
 
 def _at_or_before(times: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -355,9 +377,10 @@ def _at_or_after(times: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(times) + 1), np.diff(past, prepend=0, append=len(steps)))
 
 
-def _between(steps: np.ndarray, samples: _Ordered, values: np.ndarray, policy: Policy) -> Taken:
+def _between(steps: np.ndarray, samples: _Ordered, values: np.ndarray, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
+    """Return which sample is at or before each step, and the values between it and the next."""
     times, values = samples.times_ns, samples.in_order(values)
-    number, age = np.full(len(steps), -1), np.full(len(steps), NEVER)
+    number = np.full(len(steps), -1)
     made = np.zeros((len(steps), *values.shape[1:]), values.dtype)
     between = _on_the_arc if policy.kind == "slerp" else _on_the_line
     known = _continuous(values.astype(np.float64)) if policy.kind == "slerp" else values
@@ -376,8 +399,7 @@ def _between(steps: np.ndarray, samples: _Ordered, values: np.ndarray, policy: P
         made[here] = between(known.take(low, 0), known.take(high, 0), since / np.maximum(gap, 1))
         made[here][~there] = 0
         number[here] = np.where(there, samples.sample(low), -1)
-        age[here] = since
-    return Taken(number, age, made)
+    return number, made
 
 
 def _on_the_line(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def tracks(
     sent, timed = read_sent(store, index, schema, control_hz)
     taken: Mapping[str, Taken]
     if policy is None:
-        steps_ns, columns, taken = sent.stamps_ns, sent.columns, {name: Taken(*_own(sent.columns[name])) for name in names}
+        steps_ns, columns, taken = sent.stamps_ns, sent.columns, {name: _own(sent.columns[name]) for name in names}
         rules = dict.fromkeys(names, _CLOCK if timed else "")
     else:
         made = make_anew(sent, index, schema, policy)
@@ -79,9 +79,9 @@ def tracks(
     return (steps_ns - steps_ns[0]) / 1e9, found, timed
 
 
-def _own(column: Column) -> tuple[np.ndarray, np.ndarray]:
-    """Return which sample each step took, where samples are the steps, and their ages."""
-    return np.where(column.mask, np.cumsum(column.mask) - 1, -1), np.zeros(len(column.mask), np.int64)
+def _own(column: Column) -> Taken:
+    """Return which sample each step took, where samples are the steps."""
+    return Taken(np.where(column.mask, np.cumsum(column.mask) - 1, -1), functools.partial(np.zeros, len(column.mask), np.int64))
 
 
 def _said(name: str, clock: str | None, policy: Align, taken: Taken) -> str:

@@ -145,7 +145,7 @@ class EpisodeView:
             valid = self._column(feature).mask
             return np.ma.MaskedArray(np.zeros(len(rows), np.int64), ~valid)
         made = self._made or self._anew(self._policy)
-        ages = made.ages_ns[feature][rows]
+        ages = made.taken[feature].age_ns[rows]
         return np.ma.MaskedArray(np.where(ages == NEVER, 0, ages), ages == NEVER)
 
     @property

@@ -14,7 +14,7 @@ from fogx.errors import FeatureError
 from fogx.feature import LARGE, NUMERIC_DTYPES, Feature, fits_shape
 from fogx.protocols import Column
 from fogx.recording.cameras import camera_codec, looks_like_camera
-from fogx.recording.encoding import encode
+from fogx.recording.encoding import encode, will_encode
 from fogx.recording.frames import Frames
 from fogx.recording.journal import Values
 from fogx.recording.values import Value, read_value
@@ -75,8 +75,6 @@ class Channel:
         self._objects: list[Stored] = []
         self._objects_bytes = 0
         self._told = 0
-        self._taken: set[tuple[int, ...]] = set()
-        self._largest = -1
         self._widens = self.declared.dtype is None
         self._shape: tuple[int, ...] = ()
         self._scalar: type | None = None
@@ -123,7 +121,7 @@ class Channel:
     def prepare(self, raw: object) -> Prepared:
         """Check a value against the feature; nothing is changed.
 
-        What is kept in `frames` is encoded where that may still be refused: the first value of each shape.
+        What is kept in `frames` is encoded where that may still be refused: the first value of each shape in this process.
 
         Raises:
             FeatureError: Another dtype or shape than the feature's.
@@ -360,13 +358,7 @@ class Channel:
                 "detail there. Record arrays under another name."
             )
         array = _as_array(content)
-        # A codec refuses by dtype and shape: what it took once it takes again, in the background.
-        if array.shape in self._taken or (feature.encoding == "zstd" and array.size <= self._largest):
-            return array
-        data = encode(self.name, array, feature)
-        self._taken.add(array.shape)
-        self._largest = max(self._largest, array.size)
-        return data
+        return array if will_encode(array, feature) else encode(self.name, array, feature)
 
     def _mismatch(self, value: Value, feature: Feature) -> FeatureError:
         got = value.feature

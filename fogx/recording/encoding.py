@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fogx.errors import FeatureError, in_one_line, listing
 from fogx.feature import Feature
 from fogx.registry import get as plugin
+from fogx.settings import config
 from fogx.storage.tables.places import FramesPlace
 
 QUEUE_BYTES = 64 << 20
@@ -201,17 +203,38 @@ class Encoding:
         self._after()
 
 
+_Kind = tuple[Any, np.dtype[Any], tuple[int, ...] | None, int]
+
+_encoded: dict[_Kind, int] = {}
+"""What this process has encoded: codec, dtype, shape (of zstd any), and the limit of pixels then → the largest size."""
+
+_MOST_KINDS = 10_000
+
+
+def will_encode(content: np.ndarray, feature: Feature) -> bool:
+    """Return whether the codec is known to take a value: it refuses by dtype and shape, and took one like it before."""
+    return content.size <= _encoded.get(_kind(content, feature), -1)
+
+
 def encode(name: str, content: np.ndarray, feature: Feature) -> bytes:
     """Encode one value of a feature that goes to `frames`.
 
     Raises:
         FeatureError: The codec does not take it.
     """
+    kind = _kind(content, feature)
     try:
-        data: bytes = plugin("codecs", str(feature.encoding)).encode(content)
+        data: bytes = kind[0].encode(content)
     except FeatureError as error:
         raise FeatureError(f"feature {name!r}: {error}") from None
+    if len(_encoded) < _MOST_KINDS:
+        _encoded[kind] = max(content.size, _encoded.get(kind, -1))
     return data
+
+
+def _kind(content: np.ndarray, feature: Feature) -> _Kind:
+    shape = None if feature.encoding == "zstd" else content.shape
+    return plugin("codecs", str(feature.encoding)), content.dtype, shape, config().max_pixels
 
 
 def not_encoded(failed: Sequence[tuple[str, Exception]]) -> FeatureError:

@@ -43,6 +43,7 @@ from fogx.recording.held import Held
 from fogx.recording.journal import Journal
 from fogx.recording.segments import Mark, Marks
 from fogx.recording.stamps import LARGEST_NS, stamp_ns
+from fogx.recording.values import read_ahead
 from fogx.settings import config
 from fogx.storage.tables.pack import Sealed
 
@@ -246,21 +247,14 @@ class Episode:
         with self._lock:
             if feature_type is None and self._at_once(feature, value, timestamp, time_unit):
                 return
-        size = 1
-        while size:
-            with self._lock:
-                self._check_open("add")
-                if feature_type is not None and not isinstance(feature_type, Feature):
-                    raise FeatureError(
-                        f"feature {feature!r}: feature_type= is a fox.Feature(dtype, shape), found {type(feature_type).__name__}."
-                    )
-                if feature_type is not None and isinstance(value, Mapping):
-                    raise FeatureError(
-                        f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=."
-                    )
-                size = self._record({feature: value}, feature_type, timestamp, time_unit, alone=False)
-            if size:
-                self._held.frames.encoding.wait_for_room(size)
+        self._check_open("add")
+        if feature_type is not None and not isinstance(feature_type, Feature):
+            raise FeatureError(
+                f"feature {feature!r}: feature_type= is a fox.Feature(dtype, shape), found {type(feature_type).__name__}."
+            )
+        if feature_type is not None and isinstance(value, Mapping):
+            raise FeatureError(f"feature_type= declares one feature, {feature!r} is a dict. Declare its parts in features=.")
+        self._record({feature: value}, feature_type, timestamp, time_unit, alone=False)
 
     def add_step(self, values: Mapping[str, object], timestamp: Any = None, *, time_unit: str = "ns") -> None:
         """Record the values of one whole step; nothing added before or after joins it.
@@ -274,13 +268,8 @@ class Episode:
             FeatureError: No values, or as for `add`.
             FogxError: As for `add`.
         """
-        size = 1
-        while size:
-            with self._lock:
-                self._check_open("add_step")
-                size = self._record(values, None, timestamp, time_unit, alone=True)
-            if size:
-                self._held.frames.encoding.wait_for_room(size)
+        self._check_open("add_step")
+        self._record(values, None, timestamp, time_unit, alone=True)
 
     def mark(self, success: bool | None = None, **metadata: Any) -> None:
         """Set metadata of the whole episode.
@@ -407,6 +396,20 @@ class Episode:
 
     def _record(
         self, values: Mapping[str, object], feature_type: Feature | None, timestamp: Any, time_unit: str, *, alone: bool
+    ) -> None:
+        """Record values of one sample, once there is room for them."""
+        flat: dict[str, object] = {}
+        _flatten("", values, flat)
+        size = 1
+        while size:
+            with self._lock:
+                self._check_open("add_step" if alone else "add")
+                size = self._recorded(flat, feature_type, timestamp, time_unit, alone=alone)
+            if size:
+                self._held.frames.encoding.wait_for_room(size)
+
+    def _recorded(
+        self, values: Mapping[str, object], feature_type: Feature | None, timestamp: Any, time_unit: str, *, alone: bool
     ) -> int:
         """Record values of one sample and return 0, or change nothing and return the bytes for which there must be room first."""
         held, encoding = self._held, self._held.frames.encoding
@@ -423,12 +426,10 @@ class Episode:
                 f"feature {next(iter(values), '')!r}: segment {label!r} has a timestamp, this value has none, so that their times cannot "
                 "be compared. Give timestamp= to all values, or begin another episode, and its segments without timestamp=."
             )
-        flat: dict[str, object] = {}
-        _flatten("", values, flat)
         self._tell_failures()
         prepared: list[tuple[Channel, Prepared | None]] = []
         refused: list[tuple[str, FogxError]] = []
-        for name, value in flat.items():
+        for name, value in values.items():
             channel = self._channel(name, feature_type)
             try:
                 prepared.append((channel, None if channel.fits(value) else channel.prepare(value)))
@@ -451,7 +452,7 @@ class Episode:
                     f"feature {channel.name!r}: {item.stored!r} names no file and is kept as text. If it is meant to be an "
                     "image, check the path; if text, declare Feature('str').",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
         if self._journal is None and self._begin_journal is not None:
             self._journal = self._begin_journal(None if self._align is None else self._align.to_json(), self._metadata)
@@ -472,7 +473,7 @@ class Episode:
             for channel, item in prepared:
                 held.channels[channel.name] = channel
                 if item is None:
-                    channel.put(row, flat[channel.name])
+                    channel.put(row, values[channel.name])
                 else:
                     channel.append(row, item, held.stamps_ns)
         except BaseException:  # as above
@@ -547,10 +548,15 @@ class Episode:
         own = {key: facts.pop(key, None) for key in _OWN}
         with frames.still(), self._progress(frames.encoding.waiting[0]) as done:
             frames.encoding.drain(done)
-            if frames.sealed() is not None:  # a long recording, of which hundreds of MB are free again by now
-                give_back()
             self._tell_failures()
+            is_long = frames.sealed() is not None
+            if is_long:  # its frames go before its steps need memory
+                if self._journal is not None:
+                    self._journal.seal(least=1)
+                give_back()
             data, told = self._aligned() if self._held.timed else self._grouped()
+            if is_long:
+                give_back()
             own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
             assert data.timestamps_ns is not None
             segments, still_open = self._marks.finished(self._held.stamps_ns, data.timestamps_ns)
@@ -675,7 +681,7 @@ def _flatten(prefix: str, values: Mapping[str, object], into: dict[str, object])
         elif name in into:
             raise FeatureError(f"feature {name!r} is given twice in one call.")
         else:
-            into[name] = value
+            into[name] = read_ahead(name, value)
 
 
 def _name(key: str) -> Callable[[Any], str]:

@@ -79,16 +79,20 @@ class Frames:
         for part in list(self._parts):
             part.sync()
 
-    def seal(self) -> dict[str, Any] | None:
+    def seal(self, *, least: int | None = None) -> dict[str, Any] | None:
         """Write what is not sealed into a file, where it is enough; return what `sealed_in` reads.
 
         The parts of the journal that hold it are removed by the next `clear`, before which this must be on disk.
+
+        Args:
+            least: So many bytes are enough; `None` for `SEAL_BYTES`.
 
         Raises:
             StorageError: It could not be written; it stays in memory and in the journal.
         """
         with self._sealing:
-            if self._sealer is None or self._closed or sum(part.nbytes for part in self._parts) < SEAL_BYTES:
+            least = SEAL_BYTES if least is None else least
+            if self._sealer is None or self._closed or sum(part.nbytes for part in self._parts) < least:
                 return None
             with self.encoding.lock:
                 if self._parts[-1].nbytes:

@@ -165,13 +165,16 @@ class Journal:
                 "when there is space; should this process die before, what came before the last sync can be recovered."
             ) from error
 
-    def seal(self) -> None:
+    def seal(self, *, least: int | None = None) -> None:
         """Write frames into a file of their own, where there are enough, and take them out of the journal.
+
+        Args:
+            least: As for `Frames.seal`.
 
         Raises:
             StorageError: They could not be written; they stay in memory and in the journal.
         """
-        event = self._frames.seal()
+        event = self._frames.seal(least=least)
         if event is not None:
             self._event("sealed", event)
             self.sync()  # before what it replaces is removed

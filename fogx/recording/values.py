@@ -11,7 +11,7 @@ import numpy as np
 
 from fogx.codecs.header import ImageHeader, image_format, image_header
 from fogx.errors import CorruptDataError, DatasetNotFoundError, FeatureError, FeatureTypeError, StorageError, listing
-from fogx.feature import NUMERIC_DTYPES, Feature
+from fogx.feature import LARGE, NUMERIC_DTYPES, Feature
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -53,12 +53,19 @@ class Value:
         return Feature("str" if isinstance(self.content.flat[0], str) else "bytes", self.content.shape)
 
 
+def read_ahead(name: str, value: object) -> object:
+    """Copy a large array, before others have to wait for it; return what `read_value` takes: that copy, or the value as it is."""
+    if type(value) is np.ndarray and value.nbytes > LARGE and value.dtype.name in NUMERIC_DTYPES:
+        return Value(_array(name, value))
+    return value
+
+
 def read_value(name: str, value: object, dtype: str | None) -> Value:
     """Take one value, copying it.
 
     Args:
         name: Feature it is for; named by the errors.
-        value: What the user gave; not a dict.
+        value: What the user gave, or `read_ahead` made of it; not a dict.
         dtype: Dtype of the feature as far as it is known. For `"str"` no file is looked for, for `"bytes"` no image.
 
     Raises:
@@ -68,6 +75,8 @@ def read_value(name: str, value: object, dtype: str | None) -> Value:
         StorageError: A file that cannot be read.
         CorruptDataError: JPEG or PNG bytes without a readable header.
     """
+    if isinstance(value, Value):
+        return value
     if value is None:
         raise FeatureError(f"feature {name!r}: None is not a value. Leave the feature out of this step instead.")
     if isinstance(value, str):

@@ -8,12 +8,15 @@ import textwrap
 import threading
 import time
 
+import numpy as np
 import pytest
 
 import fogx as fox
 from fogx.codecs.jpeg import JpegCodec
+from fogx.codecs.zstd import ZstdCodec
 from fogx.errors import EpisodeClosedError, FeatureError, QueueFullError, UnknownNameError
-from fogx.recording import encoding
+from fogx.feature import LARGE
+from fogx.recording import encoding, values
 from tests.recording.test_episode import PHOTO, Sink
 
 fox.config(progress=False)
@@ -26,8 +29,9 @@ def sink():
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Let encoders of JPEG wait until the event is set, but for the first image of an episode, which `add` encodes itself."""
+    """Let encoders of JPEG wait until the event is set, but for the first image of a shape, which `add` encodes itself."""
     event, real = threading.Event(), JpegCodec.encode
+    monkeypatch.setattr(encoding, "_encoded", {})
 
     def encode(self, value):
         if threading.current_thread().name.startswith("fogx encoder"):
@@ -66,6 +70,57 @@ def test_frames_are_in_the_order_of_add_however_long_each_takes(sink, monkeypatc
     assert [shown(blob) for blob in columns["left"].values] == list(range(24))
     assert [shown(blob) for blob in columns["right"].values] == list(range(100, 124))
     assert columns["number"].values.tolist() == list(range(24))
+
+
+def test_what_a_codec_took_once_no_add_of_this_process_encodes(tmp_path, gate, monkeypatch):
+    dataset = fox.Dataset(tmp_path / "lab")
+    episodes = [dataset.new_episode() for _ in range(3)]
+    episodes[0].add("image", photo(1))
+    episodes[1].add("image", photo(2))
+    assert episodes[0]._held.frames.encoding.drain(limit_s=30) is None
+    assert [episode._held.frames.encoding.waiting[0] for episode in episodes[:2]] == [0, 1]
+    monkeypatch.setattr(fox.settings, "_current", fox.config())
+    fox.config(max_pixels=PHOTO.shape[0] * PHOTO.shape[1] - 1)
+    with pytest.raises(FeatureError, match="pixels"):
+        episodes[2].add("image", photo(3))
+    gate.set()
+    for episode in episodes:
+        episode.discard()
+
+
+def test_clouds_of_points_are_encoded_by_add_up_to_the_largest(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "_encoded", {})
+    threads, real = [], ZstdCodec.encode
+
+    def encode(self, value):
+        threads.append(threading.current_thread().name.startswith("fogx encoder"))
+        return real(self, value)
+
+    monkeypatch.setattr(ZstdCodec, "encode", encode)
+    dataset = fox.Dataset(tmp_path / "lab", features={"points": fox.Feature("float32", (None, 3), encoding="zstd")})
+    with dataset.new_episode() as episode:
+        for count in (5_000, 4_000, 6_000, 5_500):
+            episode.add("points", np.ones((count, 3), np.float32))
+            episode._held.frames.encoding.drain(limit_s=30)
+    assert threads == [False, True, False, True]
+
+
+def test_a_large_array_is_copied_while_others_add(tmp_path, monkeypatch):
+    real, added = values._array, threading.Event()
+
+    def copied(name, array):
+        if array.nbytes > LARGE:
+            assert added.wait(30)
+        return real(name, array)
+
+    monkeypatch.setattr(values, "_array", copied)
+    with fox.Dataset(tmp_path / "lab").new_episode() as episode:
+        camera = threading.Thread(target=episode.add, args=("image", photo(1), 1_000))
+        camera.start()
+        episode.add("joints", np.zeros(7), 1_000)
+        added.set()
+        camera.join()
+    assert [len(episode_view) for episode_view in fox.Dataset(tmp_path / "lab").episodes] == [1]
 
 
 def test_sixty_rounds_of_scalar_image_scalar(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 
 from fogx.align.columns import Aligned, aligned
 from fogx.align.policy import Align
+from fogx.align.steps import Taken
 from fogx.errors import FeatureError, SelectionError
 from fogx.feature import Schema
 from fogx.protocols import Column, Samples
@@ -24,19 +25,19 @@ class Anew:
     Args:
         columns: A `Column` for each feature; of features in `frames`, of int32 frame numbers.
         times_ns: `(T,)` int64, or `None` for an episode without times.
-        ages_ns: By feature, `(T,)` int64 step − time of its sample; `NEVER` (see `fogx.align.steps`) where there is none.
+        taken: By feature, which of its samples each step shows, and how old that was.
         align: How they were made.
     """
 
     columns: Mapping[str, Column]
     times_ns: np.ndarray | None
-    ages_ns: Mapping[str, np.ndarray]
+    taken: Mapping[str, Taken]
     align: Align
 
     @property
     def num_steps(self) -> int:
         """T."""
-        return len(next(iter(self.ages_ns.values()), ()))
+        return max((len(taken.sample) for taken in self.taken.values()), default=0)
 
     def column(self, name: str) -> Column:
         """Return a feature, or `timestamp_ns`."""
@@ -93,8 +94,7 @@ def read_anew(store: Store, index: IndexRow, schema: Schema, policy: Align, cont
     """
     samples, timed = read_sent(store, index, schema, control_hz)
     made = make_anew(samples, index, schema, policy)
-    ages = {name: taken.age_ns for name, taken in made.steps.features.items()}
-    return Anew(made.columns, made.steps.times_ns if timed else None, ages, policy)
+    return Anew(made.columns, made.steps.times_ns if timed else None, made.steps.features, policy)
 
 
 def read_sent(store: Store, index: IndexRow, schema: Schema, control_hz: float | None) -> tuple[Samples, bool]:

@@ -129,7 +129,11 @@ class FramesWriter:
         lengths = np.fromiter(map(len, blobs), np.int64, len(blobs))
         offsets = np.zeros(len(blobs) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        data = pa.BinaryArray.from_buffers(pa.binary(), len(blobs), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(blobs))])
+        # Piece by piece, as are the checksums: one call for all would keep other threads, which record, waiting for milliseconds.
+        joined = memoryview(bytearray(int(offsets[-1])))
+        for blob, start, stop in zip(blobs, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            joined[start:stop] = blob
+        data = pa.BinaryArray.from_buffers(pa.binary(), len(blobs), [None, pa.py_buffer(offsets), pa.py_buffer(joined)])
         counts = [len(run.blobs) for run in runs]
         numbers = [np.arange(run.first_frame, run.first_frame + len(run.blobs), dtype=np.int32) for run in runs]
         times = [pa.nulls(n, pa.int64()) if r.times is None else pa.array(r.times) for r, n in zip(runs, counts, strict=True)]
@@ -142,7 +146,7 @@ class FramesWriter:
             data,
         ]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), row_group_size=len(blobs))
-        checksums = np.fromiter(map(google_crc32c.value, blobs), np.uint32, len(blobs))
+        checksums = np.array([google_crc32c.value(blob) for blob in blobs], np.uint32)
         first = 0
         for run, count in zip(runs, counts, strict=True):
             run.lengths = lengths[first : first + count].astype(np.int32)
@@ -205,6 +209,8 @@ class FramesFiles:
         self, episode_id: str, feature: str, blobs: Sequence[bytes], times: np.ndarray | None = None, *, first_frame: int = 0
     ) -> None:
         """Append frames of one feature of one episode; see `FramesWriter.add`."""
+        if not blobs:
+            return
         if self._writer is None:
             self._writer = FramesWriter(self._store, self._partition)
             self.files.append(self._writer.pointer)
