@@ -96,8 +96,7 @@ def align(streams: Mapping[str, Stream], policy: Align | None = None) -> Steps:
     policy = policy or Align()
     _check(streams, policy)
     clock = clock_of(streams, policy)
-    late_ns = {name: round(late * 1e9) for name, late in policy.latency_s.items()}
-    times = {name: stream.stamps_ns.astype(np.int64, copy=False) - late_ns.get(name, 0) for name, stream in streams.items()}
+    times = times_of(streams, policy)
     starts = _cuts(streams, times)
     parts = [_part(streams, times, policy, clock, first, stop) for first, stop in zip(starts, [*starts[1:], None], strict=True)]
     if len(parts) == 1:
@@ -110,6 +109,12 @@ def align(streams: Mapping[str, Stream], policy: Align | None = None) -> Steps:
 def _joined(parts: Sequence[Taken]) -> Taken:
     values = None if parts[0].values is None else np.concatenate([part.values for part in parts])
     return Taken(np.concatenate([part.sample for part in parts]), np.concatenate([part.age_ns for part in parts]), values)
+
+
+def times_of(streams: Mapping[str, Stream], policy: Align) -> dict[str, np.ndarray]:
+    """Return the true times of samples, `(N,)` int64 by feature name: stamps less what `latency_s` says."""
+    late_ns = {name: round(late * 1e9) for name, late in policy.latency_s.items()}
+    return {name: stream.stamps_ns.astype(np.int64, copy=False) - late_ns.get(name, 0) for name, stream in streams.items()}
 
 
 def is_action(name: str) -> bool:

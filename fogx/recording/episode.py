@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import threading
@@ -41,8 +42,9 @@ from fogx.recording.frames import Frames
 from fogx.recording.grouping import StepGrouper
 from fogx.recording.held import Held
 from fogx.recording.journal import Journal
+from fogx.recording.moments import Moments
 from fogx.recording.segments import Mark, Marks
-from fogx.recording.stamps import LARGEST_NS, stamp_ns
+from fogx.recording.stamps import LARGEST_NS, check_unit, stamp_ns
 from fogx.settings import config
 from fogx.storage.tables.pack import Sealed
 
@@ -308,8 +310,10 @@ class Episode:
         Args:
             label: What this part of the episode is: 1–200 printable characters.
             value: More that is said of it: a bool, int, float or str.
-            timestamp: When it begins, by the clock of the samples, as in `add`: a sample of that time is in it. Without, samples
-                that were added before are not in it, and all that have later times are.
+            timestamp: When it begins, by the clock of the samples, as in `add`: a sample of that time is in it. Without, it holds
+                what is added from now on: a step is in it if its sample is, whatever the stamps say, that of the clock (see
+                `fox.Align`; with `rate_hz` or `union` of the default one, whose times then count). Where samples of the clock come
+                late, it holds the steps up to the newest. Where it is set back meanwhile, each part is a segment of its own.
             time_unit: As for `add`.
 
         Raises:
@@ -320,15 +324,15 @@ class Episode:
         """
         with self._lock:
             self._check_open("begin")
-            self._journal_mark(self._marks.begin(label, value, self._moment_ns(timestamp, time_unit)))
+            at_ns = self._moment_ns(timestamp, time_unit)
+            self._journal_mark(self._marks.begin(label, value, len(self._held), at_ns))
 
     def end(self, label: str, *, timestamp: Any = None, time_unit: str = "ns") -> None:
         """End a segment that `begin` began; one that is open when the episode is closed ends with it.
 
         Args:
             label: Its label.
-            timestamp: When it ends, as in `begin`: a sample of that time is not in it. Without, samples that were added before
-                are in it, and none that has a later time.
+            timestamp: When it ends, as in `begin`: a sample of that time is not in it. Without, it holds what was added up to now.
             time_unit: As for `add`.
 
         Raises:
@@ -340,7 +344,7 @@ class Episode:
         with self._lock:
             self._check_open("end")
             at_ns = self._moment_ns(timestamp, time_unit)
-            self._journal_mark(self._marks.end(label, at_ns, given=timestamp is not None))
+            self._journal_mark(self._marks.end(label, len(self._held), at_ns))
 
     def close(self, metadata: Mapping[str, Any] | None = None) -> str:
         """Save the episode; once this returns it is durable. An episode without steps is saved too.
@@ -498,18 +502,15 @@ class Episode:
                 self._refuse(name, error)
 
     def _moment_ns(self, timestamp: Any, time_unit: str) -> int | None:
-        """Return when a segment begins or ends: just after all that was added before; `None` before the first sample."""
-        if timestamp is not None:
-            if self._held.stamped is False:
-                raise SegmentError(
-                    "samples of this episode have no timestamps, so that a segment can have none; leave timestamp= out."
-                )
-            return stamp_ns(timestamp, time_unit)
-        if not len(self._held):
+        """Return the time that was given for the begin or end of a segment."""
+        check_unit(time_unit)
+        if timestamp is None:
             return None
-        if self._held.stamped:
-            return int(np.array(self._held.stamps_ns, np.int64).max()) + 1
-        return self._clock_offset_ns + time.monotonic_ns()
+        if self._held.stamped is False:
+            raise SegmentError(
+                "samples of this episode have no timestamps, so that a segment can have none; leave timestamp= out."
+            )
+        return stamp_ns(timestamp, time_unit)
 
     def _journal_mark(self, mark: Mark) -> None:
         if self._journal is not None:
@@ -550,11 +551,11 @@ class Episode:
             if frames.sealed() is not None:  # a long recording, of which hundreds of MB are free again by now
                 give_back()
             self._tell_failures()
-            data, told = self._aligned() if self._held.timed else self._grouped()
+            data, told, moments = self._aligned() if self._held.timed else self._grouped()
             own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
             assert data.timestamps_ns is not None
-            segments, still_open = self._marks.finished(self._held.stamps_ns, data.timestamps_ns)
-            told += [f"episode {self._id}: {still_open}"] if still_open else []
+            segments, of_segments = self._marks.finished(moments, self._held.stamps_ns, data.timestamps_ns)
+            told += [f"episode {self._id}: {text}" for text in of_segments]
             if self._refused:
                 facts["quarantined"] = copy.deepcopy(self._refused)
                 told.append(self._quarantine())
@@ -589,16 +590,17 @@ class Episode:
         total = sum(mine["count"] for mine in self._refused.values())
         return f"episode {self._id}: {total} values were refused and left out: {listing(counts)}. The first: {first}"
 
-    def _grouped(self) -> tuple[EpisodeData, list[str]]:
+    def _grouped(self) -> tuple[EpisodeData, list[str], Callable[[], Moments]]:
         """Return the steps as the order of the values tells them, each at the time of its first."""
         held, steps = self._held, self._grouper.num_steps
         place = np.array(held.steps, np.int64)
         columns = {name: channel.column(steps, place) for name, channel in held.channels.items()}
-        times = np.array(held.stamps_ns, np.int64)[np.unique(place, return_index=True)[1]]
-        sparse = self._sparse()
-        return EpisodeData(held.schema(), columns, steps, times), [sparse] if sparse else []
+        stamps, first = np.array(held.stamps_ns, np.int64), np.unique(place, return_index=True)[1]
+        times = stamps[first]
+        told = [sparse] if (sparse := self._sparse()) else []
+        return EpisodeData(held.schema(), columns, steps, times), told, functools.partial(Moments, times, first, stamps)
 
-    def _aligned(self) -> tuple[EpisodeData, list[str]]:
+    def _aligned(self) -> tuple[EpisodeData, list[str], Callable[[], Moments]]:
         """Return the steps as the times of the values tell them."""
         held = self._held
         stamps, received = np.array(held.stamps_ns, np.int64), np.array(held.received_ns, np.int64)
@@ -627,7 +629,8 @@ class Episode:
             )
         data = EpisodeData(schema, made.columns, len(made.steps.times_ns), made.steps.times_ns, samples=made.samples)
         data.control_hz = policy.rate_hz
-        return data, [f"episode {self._id}: {text}" for text in told if text]
+        moments = functools.partial(Moments.of, made, policy, len(stamps))
+        return data, [f"episode {self._id}: {text}" for text in told if text], moments
 
     def _end(self, state: str) -> None:
         frames = self._held.frames
