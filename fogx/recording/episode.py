@@ -6,9 +6,11 @@ import copy
 import functools
 import logging
 import math
+import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -57,6 +59,11 @@ _LONG_S = 1.0
 
 _PATIENCE_S = 5.0
 """So long an episode that is dropped open waits for what is still being encoded."""
+
+_INHERITED = "open in another process"
+
+_OPEN: weakref.WeakSet[Episode] = weakref.WeakSet()
+"""Episodes that are recorded in this process. Asking for the process at each `add` would take longer than all else that is checked."""
 
 ON_FULL = ("wait", "raise")
 ON_BAD_VALUE = ("raise", "quarantine")
@@ -125,11 +132,11 @@ class Episode:
         self._metadata: dict[str, Any] = {}
         self._metadata = self._checked(metadata or {})
         if task is not None:
-            if not isinstance(task, str):
-                raise MetadataError(f"task= says in words what the robot is to do, found {type(task).__name__}.")
+            said = self._checked({"task": task})
             if self._metadata.get("task", task) != task:
                 raise MetadataError(f"task={task!r} and metadata['task']={self._metadata['task']!r} differ; give one of them.")
-            self._metadata |= self._checked({"task": task})
+            self._metadata |= said
+        self._pid = os.getpid()
         self._held = Held(frames or Frames())
         self._lock = self._held.lock
         self._grouper = StepGrouper()
@@ -144,6 +151,7 @@ class Episode:
         # The wall clock may be set while recording; from here on only the monotonic clock counts.
         self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
         self._state = "open"
+        _OPEN.add(self)
 
     def __repr__(self) -> str:
         with self._lock:
@@ -166,7 +174,7 @@ class Episode:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
-            if self._state != "open":
+            if self._state != "open" and not (self._state == _INHERITED and kind is None):
                 return
             if kind is None:
                 self.close()
@@ -206,7 +214,7 @@ class Episode:
 
     @property
     def closed(self) -> bool:
-        """Whether the episode was closed or discarded."""
+        """Whether it takes no more values here: it was closed or discarded, or the process that opened it was forked."""
         return self._state != "open"
 
     def add(
@@ -240,7 +248,7 @@ class Episode:
             FeatureError: A dtype or shape unlike the feature's earlier values or declaration, a name that cannot be used, or a
                 timestamp that cannot be read, or is there for some values only.
             FeatureTypeError: A value that no feature can hold.
-            EpisodeClosedError: The episode was closed or discarded.
+            EpisodeClosedError: The episode was closed or discarded, or is of the process that this one was forked from.
             QueueFullError: With `on_full="raise"`, too much waits to be encoded.
             FogxError: A file that is absent, cannot be read, or holds no image; or an encoder failed at an earlier value, which is
                 then left out. After any error the episode is as it was, and the same call can be made again.
@@ -398,6 +406,8 @@ class Episode:
         received = self._clock_offset_ns + time.monotonic_ns()
         if timestamp is None:
             stamp = received
+            if time_unit != "ns":
+                check_unit(time_unit)
         elif type(timestamp) is int and time_unit == "ns" and -LARGEST_NS < timestamp < LARGEST_NS:
             stamp = timestamp
         else:
@@ -415,6 +425,7 @@ class Episode:
         """Record values of one sample and return 0, or change nothing and return the bytes for which there must be room first."""
         held, encoding = self._held, self._held.frames.encoding
         received = self._clock_offset_ns + time.monotonic_ns()
+        check_unit(time_unit)
         stamp = received if timestamp is None else stamp_ns(timestamp, time_unit)
         if held.stamped not in (None, timestamp is not None):
             have, got = ("have", "none") if held.stamped else ("have no", "one")
@@ -538,6 +549,8 @@ class Episode:
             raise MetadataError(f"metadata is a dict, not {type(metadata).__name__}.")
         own = {key: check(metadata[key]) for key, check in _OWN.items() if metadata.get(key) is not None}
         rest = {key: value for key, value in metadata.items() if key not in _OWN}
+        if not isinstance(rest.get("task", ""), (str, type(None))):
+            raise MetadataError(f"task= says in words what the robot is to do, found {type(rest['task']).__name__}.")
         if self._check_metadata is not None and rest:
             self._check_metadata(rest)
         return {**copy.deepcopy(rest), **own}
@@ -644,6 +657,12 @@ class Episode:
             self._held = Held(Frames())
 
     def _check_open(self, verb: str) -> None:
+        if self._state == _INHERITED:
+            raise EpisodeClosedError(
+                f"{verb}: episode {self._id} was opened by process {self._pid}; this one, {os.getpid()}, was forked from it. Nothing was "
+                "changed, and there it goes on. To record in several processes, start them with multiprocessing.get_context('spawn'), and "
+                "let each open a dataset and episodes of its own."
+            )
         if self._state != "open":
             raise EpisodeClosedError(
                 f"{verb}: episode {self._id} was {self._state} before. Begin another one with dataset.new_episode()."
@@ -663,6 +682,17 @@ class Episode:
             f"rates: {listing(rates)}. A step begins when a feature is added again; give all values of a step together with "
             "episode.add_step({...}), and what holds for the whole episode as metadata."
         )
+
+
+def _after_fork() -> None:
+    """Let a forked child leave the episodes of its parent alone: their threads are not there, and their journals not its own."""
+    for episode in list(_OPEN):
+        if episode._state == "open":
+            episode._state = _INHERITED
+        episode._lock = threading.RLock()  # a thread that had it is not there either
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _flatten(prefix: str, values: Mapping[str, object], into: dict[str, object]) -> None:
