@@ -139,9 +139,10 @@ def recover(
                 row = {"began": taken.began, "values": taken.count, "unread": left.unread, "outcome": outcome}
             except CorruptDataError as error:  # it does not keep those after it from being saved
                 logger.warning("%s cannot be read: %s", path, error)
-                row = {"unread": size, "outcome": "discarded" if discard else UNREADABLE_JOURNAL}
-                if discard:
+                row = {"unread": size, "outcome": UNREADABLE_JOURNAL}
+                if discard and not dry_run:
                     _remove(store, left, journal, set())
+                    row["outcome"] = "discarded"
         rows.append({"episode_id": left.episode_id, "bytes": size, **row})
     if not dry_run:
         _tidy(folder)
