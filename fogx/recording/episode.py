@@ -398,9 +398,9 @@ class Episode:
         """Record a value of exactly the dtype and shape of earlier ones, and return whether it was one: most are, and come fast."""
         held = self._held
         channel = held.channels.get(feature) if type(feature) is str else None
-        if channel is None or self._state != "open" or not channel.fits(value):
+        if channel is None or not channel.fits(value):
             return False
-        thread = threading.get_ident()
+        thread = threading.get_ident()  # an episode that is not open knows none
         if held.stamped is (timestamp is None) or thread not in self._threads or held.frames.encoding.failed:
             return False
         received = self._clock_offset_ns + time.monotonic_ns()
@@ -649,6 +649,7 @@ class Episode:
         frames = self._held.frames
         with frames.still():
             self._state = state
+            self._threads.clear()
             if self._journal is not None:
                 self._journal.close(remove=True)
             frames.close(remove=True)
@@ -689,6 +690,7 @@ def _after_fork() -> None:
     for episode in list(_OPEN):
         if episode._state == "open":
             episode._state = _INHERITED
+            episode._threads.clear()
         episode._lock = threading.RLock()  # a thread that had it is not there either
 
 

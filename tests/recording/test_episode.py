@@ -654,3 +654,18 @@ def test_a_forked_child_leaves_the_episode_of_its_parent_alone(sink, busy):
     episode.add("x", 3)
     episode.close()
     assert sink.sealed[0].columns["x"].values.tolist() == [1, 3]
+
+
+def test_an_episode_whose_end_was_interrupted_takes_nothing_more(sink, monkeypatch):
+    episode = sink.episode()
+    episode.add("x", 1)
+
+    def interrupted(remove):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(episode._held.frames, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        episode.close()
+    with pytest.raises(EpisodeClosedError):
+        episode.add("x", 2)
+    assert sink.sealed[0].columns["x"].values.tolist() == [1]
