@@ -1,9 +1,11 @@
-"""Sensors of unlike rates, and the steps that they become, in one picture: `python examples/plot_alignment.py plot.png`.
+"""Sensors of unlike rates, and the steps that they become, in one picture.
+
+    python examples/plot_alignment.py plot.png
 
 The sensors are simulated. The camera is the clock: its images are the steps. Needs fogx[plot].
 """
 
-import sys
+import argparse
 import tempfile
 
 import numpy as np
@@ -25,7 +27,11 @@ def scene(ms: float) -> np.ndarray:
     return image
 
 
-def main(path: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", nargs="?", default="alignment.png", help="file to write; its suffix tells the format")
+    path = parser.parse_args().picture
+
     # 1. How samples become steps: one a camera image; poses between samples are interpolated; an old force counts as none.
     align = fox.Align(
         reference="observation/wrist",
@@ -63,4 +69,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "alignment.png")
+    main()

@@ -3,7 +3,7 @@
     python examples/record_robot.py FOLDER --takes 3 --seconds 4
 
 The robot is simulated. Ctrl-C ends a take early: what was recorded until then is kept, and it is said. Needs fogx alone. Were the
-process killed, `dataset.recover()` would save what it recorded up to a second before.
+process killed, `dataset.recover()` would save what it had added up to a second before, images as far as they were encoded.
 """
 
 import argparse
@@ -62,6 +62,16 @@ def listen(episode, name: str, rate_hz: float, measure: Sensor, stop: threading.
         stop.set()
 
 
+def gather(threads: list[threading.Thread]) -> None:
+    """Wait until all that were started have stopped, as they were told to: that is soon, also for who presses Ctrl-C again."""
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt:
+                print("  the sensors are stopping, then the take is saved", flush=True)
+
+
 def take(dataset: fox.Dataset, seconds: float) -> tuple[str, bool]:
     """Record one take; return its id and whether it went on to its end."""
     # A step an image of the front camera; a joint position that is older than 0.2 s counts as none.
@@ -83,9 +93,7 @@ def take(dataset: fox.Dataset, seconds: float) -> tuple[str, bool]:
             pass  # whoever pressed it wants the take to end, not to be lost
         finally:
             stop.set()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            gather(threads)
         if failed:
             raise failed[0]  # the episode is saved all the same, with the metadata `interrupted`
         # Somebody who watches would say whether it went well.
@@ -127,4 +135,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # again, while a take was saved
+        raise SystemExit("stopped; what was recorded and is not saved comes back with dataset.recover()") from None

@@ -185,7 +185,9 @@ class Dataset:
 
         Raises:
             SelectionError: This handle has saved none that is still there; an open episode has a `discard` of its own.
+            ReadOnlyError: The handle is read-only.
         """
+        self._roots.write.check_writable()
         ids = self._roots.write.rows["episode_id"]
         while self._recorded and ids.index(self._recorded[-1]).as_py() < 0:
             self._recorded.pop()  # deleted before
@@ -204,7 +206,8 @@ class Dataset:
 
         Args:
             discard: Remove them instead.
-            dry_run: Only list them.
+            dry_run: Only list them; nothing is saved or removed, with `discard` neither, which then removes all but those that are
+                `recording`.
 
         Returns:
             One row for each: `episode_id`, `began`, `values`, `bytes`, `unread` (bytes that were damaged), `outcome`: `recording`
@@ -252,6 +255,7 @@ class Dataset:
             CorruptDataError: A damaged file; names it, and the byte. Shards committed before stay, and the same call goes on.
             ImportConflictError: `on_existing="error"` and episodes that are there already.
             MissingExtraError: `pip install 'fogx[rtx]'` is needed.
+            ReadOnlyError: The handle is read-only.
         """
         return self.load(name, "rtx", split=split, additional_metadata=additional_metadata, data_dir=data_dir,
                          on_existing=on_existing, executor=executor)  # fmt: skip
@@ -280,6 +284,7 @@ class Dataset:
 
         Raises:
             UnknownPluginError: No such loader; lists those there are.
+            ReadOnlyError: The handle is read-only.
         """
         return load_episodes(self._roots.write, format, os.fspath(source), split=split, additional_metadata=additional_metadata,
                              data_dir=data_dir, on_existing=on_existing, executor=executor)  # fmt: skip
@@ -343,8 +348,8 @@ class Dataset:
         """Return the labels on parts of the selected episodes, one row a segment, in the selection's order and then by start.
 
         Columns: `episode_id`, `label`, `start_s` and `stop_s` (since the start of the episode), `start_ns` and `stop_ns` (as
-        `timestamp_ns` of steps), `start_step` and `stop_step`, `value`, and `source`: `"recording"`, or `"annotate:"` and the name
-        of a user. All are half-open: the step at `stop` is not in the segment. Without times `start_ns` and `stop_ns` are null,
+        `timestamp_ns` of steps), `start_step` and `stop_step`, `from_start` and `to_end` (bool: it starts, or stops, where the
+        episode does, also after `realign`), `value`, and `source`: `"recording"`, or `"annotate:"` and the name of a user. All are half-open: the step at `stop` is not in the segment. Without times `start_ns` and `stop_ns` are null,
         and seconds are those of `control_hz`, or null. A segment that lies between two steps has `start_step == stop_step`.
 
         Args:
@@ -372,7 +377,9 @@ class Dataset:
             EpisodeNotFoundError: A row of no episode.
             ConflictError: Another commit changed some of the same cells; names them. Nothing is written.
             SelectionError: A changed row of another root than the write root.
+            ReadOnlyError: The handle is read-only.
         """
+        self._roots.write.check_writable()
         changes, base = changed_cells(self._roots, info)
         return self._roots.write.writable().edit(changes, operation="update_episode_info", base=base) if changes else 0
 
@@ -386,6 +393,7 @@ class Dataset:
         Raises:
             MetadataError: A name or value that cannot be stored.
             SelectionError: Episodes of another root; names it.
+            ReadOnlyError: The handle is read-only.
         """
         changes = tag_cells(in_write_root(self._roots, choose(self._roots, episodes), "tag"), values)
         return self._roots.write.writable().edit(changes, operation="tag") if changes else 0
@@ -421,6 +429,7 @@ class Dataset:
                 times nor `control_hz`. Nothing is changed then.
             SelectionError: Episodes of another root; names it.
             ConflictError: Others kept changing segments of the same episodes; nothing was changed.
+            ReadOnlyError: The handle is read-only.
         """
         part = Part(label, value, start_s, stop_s, start_step, stop_step)
         ids = in_write_root(self._roots, choose(self._roots, episodes), "annotate")
@@ -436,6 +445,7 @@ class Dataset:
         Raises:
             SelectionError: No such frame; or episodes of another root, which it names.
             ConflictError: As `annotate`.
+            ReadOnlyError: The handle is read-only.
         """
         check_segments_frame(segments)
         ids = in_write_root(self._roots, choose(self._roots, segments["episode_id"]), "remove_segments")
@@ -451,6 +461,7 @@ class Dataset:
 
         Raises:
             SelectionError: Episodes of another root; names it.
+            ReadOnlyError: The handle is read-only.
         """
         ids = in_write_root(self._roots, choose(self._roots, [] if episodes is None else episodes), "delete")
         return self._roots.write.writable().delete(ids) if ids else 0
@@ -471,6 +482,7 @@ class Dataset:
         Raises:
             CorruptDataError: An episode is no longer what was stored; names it. It is left where it is.
             SelectionError: Episodes of another root, or no such column.
+            ReadOnlyError: The handle is read-only.
         """
         chosen = choose(self._roots, episodes)
         in_write_root(self._roots, chosen, "compact")
@@ -494,6 +506,7 @@ class Dataset:
                 or a `rate_hz` that one stray stamp makes far too many steps of.
             SelectionError: Episodes without times, or of another root.
             CorruptDataError: An episode is no longer what was stored; names it.
+            ReadOnlyError: The handle is read-only.
         """
         chosen = choose(self._roots, episodes)
         in_write_root(self._roots, chosen, "realign")
@@ -531,6 +544,7 @@ class Dataset:
             FeatureError: A feature that holds no images.
             SelectionError: Episodes of another root, no size, or no quality.
             CorruptDataError: A frame that cannot be read or decoded; names the episode.
+            ReadOnlyError: The handle is read-only.
         """
         from fogx.jobs.derive import derive
 

@@ -69,7 +69,7 @@ class SegmentError(FogxError, ValueError):
 
 
 class EpisodeClosedError(FogxError, RuntimeError):
-    """The episode was closed or discarded before this call."""
+    """The episode was closed or discarded before this call, or is open in the process that this one was forked from."""
 
 
 class EpisodeNotFoundError(FogxError, KeyError):

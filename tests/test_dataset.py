@@ -341,6 +341,42 @@ def test_bad_roots(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["nothing", "all"])
+def test_every_verb_that_writes_is_refused_where_reading_was_asked_for(tmp_path, whole):
+    path = tmp_path / "lab"
+    with fox.Dataset(path).new_episode() as episode:
+        episode.begin("a")
+        episode.add("x", 1)
+        episode.end("a")
+    dataset = fox.Dataset(path, read_only=True)
+    some = None if whole else []
+    verbs = {
+        "new_episode": lambda: dataset.new_episode(),
+        "discard_last": lambda: dataset.discard_last(),
+        "recover": lambda: dataset.recover(dry_run=not whole),
+        "load": lambda: dataset.load(tmp_path),
+        "update_episode_info": lambda: dataset.update_episode_info(dataset.get_episode_info()),
+        "tag": lambda: dataset.tag(some, note="x"),
+        "annotate": lambda: dataset.annotate(some, "b"),
+        "remove_segments": lambda: dataset.remove_segments(dataset.segments(some)),
+        "delete": lambda: dataset.delete(dataset.episodes if whole else []),
+        "compact": lambda: dataset.compact(some),
+        "realign": lambda: dataset.realign(some),
+        "derive": lambda: dataset.derive(some, image_size=(32, 32)),
+        "repair": lambda: dataset.repair(dry_run=not whole),
+        "pin": lambda: dataset.pin("a"),
+        "unpin": lambda: dataset.unpin("a"),
+        "restore": lambda: dataset.restore(0),
+        "vacuum": lambda: dataset.vacuum(dry_run=not whole),
+        "migrate": lambda: dataset.migrate(),
+    }
+    version = dataset.version
+    for verb, call in verbs.items():
+        with pytest.raises(ReadOnlyError, match="for reading only"):
+            pytest.fail(f"{verb} returned {call()!r}")
+    assert fox.Dataset(path).version == version
+
+
 def test_episode_state_errors(tmp_path):
     dataset = fox.Dataset(tmp_path / "lab")
     episode = dataset.new_episode()

@@ -2,9 +2,12 @@
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +92,36 @@ def test_ctrl_c_ends_a_take_and_keeps_it(start, tmp_path):
     assert "interrupted" not in view.metadata
     assert all(count > 0 for count in samples(dataset, view).values())
     assert dataset.recover(dry_run=True).empty
+
+
+def test_ctrl_c_again_while_the_sensors_stop(tmp_path, monkeypatch, capsys):
+    robot = runpy.run_path(str(ROOT / "examples" / "record_robot.py"))
+    pressed = []
+
+    class Thread(threading.Thread):
+        def join(self, timeout=None):
+            if len(pressed) < 3:
+                pressed.append(self)
+                raise KeyboardInterrupt
+            super().join(timeout)
+
+    monkeypatch.setattr(robot["threading"], "Thread", Thread)
+    dataset = fox.Dataset(tmp_path / "lab")
+    with warnings.catch_warnings():
+        warnings.simplefilter(BUSY)
+        episode_id, whole = robot["take"](dataset, 0.5)
+    assert whole
+    assert pressed
+    assert "the sensors are stopping" in capsys.readouterr().out
+    assert [view.episode_id for view in dataset.episodes] == [episode_id]
+    assert "interrupted" not in dataset.episodes[0].metadata
+    assert not any(thread.is_alive() for thread in pressed)
+
+
+@pytest.mark.parametrize("name", ["behaviour_cloning.py", "plot_alignment.py", "record_gym.py", "record_robot.py"])
+def test_help_is_told_and_nothing_is_written(start, tmp_path, name):
+    assert f"usage: {name}" in finished(start(name, "--help"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gymnasium_loop(start, tmp_path):

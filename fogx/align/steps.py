@@ -20,6 +20,9 @@ MANY_STEPS = 4_000_000
 
 _STEPS_A_SAMPLE = 100
 
+_STRAY_S = 3600
+"""So far from all others a stamp is wrong, and not the rate."""
+
 MANY_GAPS = 0.10
 """More missing values than this share are told."""
 
@@ -102,8 +105,7 @@ def align(streams: Mapping[str, Stream], policy: Align | None = None) -> Steps:
     policy = policy or Align()
     _check(streams, policy)
     clock = clock_of(streams, policy)
-    late_ns = {name: round(late * 1e9) for name, late in policy.latency_s.items()}
-    times = {name: stream.stamps_ns.astype(np.int64, copy=False) - late_ns.get(name, 0) for name, stream in streams.items()}
+    times = times_of(streams, policy)
     starts = _cuts(streams, times)
     parts = [_part(streams, times, policy, clock, first, stop) for first, stop in zip(starts, [*starts[1:], None], strict=True)]
     if len(parts) == 1:
@@ -117,6 +119,12 @@ def _joined(parts: Sequence[Taken]) -> Taken:
     values = None if parts[0].values is None else np.concatenate([part.values for part in parts])
     ages = [part.ages for part in parts]
     return Taken(np.concatenate([part.sample for part in parts]), lambda: np.concatenate([age() for age in ages]), values)
+
+
+def times_of(streams: Mapping[str, Stream], policy: Align) -> dict[str, np.ndarray]:
+    """Return the true times of samples, `(N,)` int64 by feature name: stamps less what `latency_s` says."""
+    late_ns = {name: round(late * 1e9) for name, late in policy.latency_s.items()}
+    return {name: stream.stamps_ns.astype(np.int64, copy=False) - late_ns.get(name, 0) for name, stream in streams.items()}
 
 
 def is_action(name: str) -> bool:
@@ -290,23 +298,31 @@ def _steps(ordered: Mapping[str, _Ordered], policy: Align, clock: str | None) ->
         return np.asarray(every[np.append(True, every[1:] != every[:-1])])
     first, last = min(int(t[0]) for t in filled.values()), max(int(t[-1]) for t in filled.values())
     count = int((last - first) * policy.rate_hz / 1e9) + 1
-    if count > MANY_STEPS and count > _STEPS_A_SAMPLE * sum(map(len, filled.values())):
-        raise _too_many(filled, count, policy.rate_hz)
+    if count > (most := max(MANY_STEPS, _STEPS_A_SAMPLE * sum(map(len, filled.values())))):
+        raise _too_many(filled, count, most, policy.rate_hz)
     # One more than the division says, since it rounds; what lies past the end is cut off.
     grid = np.rint(np.arange(count + 1) * 1e9 / policy.rate_hz).astype(np.int64)
     return np.asarray(first + grid[grid <= last - first])
 
 
-def _too_many(filled: Mapping[str, np.ndarray], count: int, rate_hz: float) -> TooManyStepsError:
-    """Return an error that names the stamp furthest from all others."""
+def _too_many(filled: Mapping[str, np.ndarray], count: int, most: int, rate_hz: float) -> TooManyStepsError:
+    """Return an error that names the stamp furthest from all others, or the rate where that alone is too high."""
     every = np.sort(np.concatenate(list(filled.values())), kind="stable")
-    gap = int(np.argmax(np.diff(every)))
+    gaps = np.diff(every)
+    gap = int(np.argmax(gaps))
     low, high = int(every[gap]), int(every[gap + 1])
+    span_s, apart_s = (int(every[-1]) - int(every[0])) / 1e9, (high - low) / 1e9
+    if apart_s < _STRAY_S and float(np.median(gaps[gaps > 0])) / 1e9 * rate_hz > _STEPS_A_SAMPLE:  # all lie so far apart
+        return TooManyStepsError(
+            f"align: rate_hz={rate_hz:g} makes {count} steps of {len(every)} samples in {span_s:.3f} s; allowed are {most}. Take "
+            f"rate_hz={0.9 * most / span_s:.2g} or less, or reference= (one of {listing(sorted(filled))}) or union=True, which "
+            "make no more steps than there are samples."
+        )
     stray = low if gap < len(every) / 2 else high
     name = min(name for name, times in filled.items() if stray in times)
     return TooManyStepsError(
         f"align: rate_hz={rate_hz:g} from the first stamp ({int(every[0])} ns) to the last ({int(every[-1])} ns) makes {count} steps of "
-        f"{len(every)} samples. Feature {name!r} has the stamp {stray} ns, {(high - low) / 1e9:.0f} s apart from the next one: is its "
+        f"{len(every)} samples. Feature {name!r} has the stamp {stray} ns, {apart_s:.0f} s apart from the next one: is its "
         f"clock right, and its time_unit? Take a lower rate_hz, or reference={name!r} (or another feature) or union=True, which make no "
         "more steps than there are samples."
     )

@@ -61,7 +61,6 @@ def derive(
     quality = config().jpeg_quality if quality is None else quality
     if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
         raise SelectionError(f"quality={quality!r}: give a whole number from 1 to 100, or nothing for fox.config().jpeg_quality.")
-    root.check_writable()
     located = locate(chosen, ("frames", "derived"))
     wanted = None if features is None else _checked([features] if isinstance(features, str) else features, located)
     work = [

@@ -63,6 +63,7 @@ def load_episodes(
         raise UnknownNameError(
             f"on_existing={on_existing!r} is not known; use one of: {listing(ON_EXISTING)}.{did_you_mean(on_existing, ON_EXISTING)}"
         )
+    root.check_writable()
     metadata = dict(additional_metadata or {})
     check_metadata(metadata)
     run: Executor = registry.get("executors", executor or "inline") if isinstance(executor, (str, type(None))) else executor

@@ -26,7 +26,7 @@ _TRIES = 50
 _LONGEST_S = 1e9
 """32 years: in ns they are far from the ends of int64."""
 
-_SAME = ["episode_id", "label", "start_ns", "stop_ns", "start_step", "stop_step", "value"]
+_SAME = ["episode_id", "label", "start_ns", "stop_ns", "start_step", "stop_step", "from_start", "to_end", "value"]
 """Columns that tell one segment from another."""
 
 
@@ -120,8 +120,11 @@ def remove(root: Root, ids: Sequence[str], frame: pd.DataFrame) -> int:
 
 def _keys(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
     columns = {name: [None if pd.isna(value) else value for value in frame[name].tolist()] for name in _SAME[:-1]}
-    for steps in (columns["start_step"], columns["stop_step"]):  # where there are times, `realign` may change these
-        steps[:] = [step if ns is None else None for step, ns in zip(steps, columns["start_ns"], strict=True)]
+    timed = [ns is not None for ns in columns["start_ns"]]
+    # Where there are times, `realign` may change the steps, and with the ends of an episode those of what reaches there.
+    for end, edge in (("start", "from_start"), ("stop", "to_end")):
+        columns[f"{end}_step"] = [None if there else step for there, step in zip(timed, columns[f"{end}_step"], strict=True)]
+        columns[f"{end}_ns"] = [None if at_edge else ns for at_edge, ns in zip(columns[edge], columns[f"{end}_ns"], strict=True)]
     return list(zip(*columns.values(), (repr(check_value(value)) for value in frame["value"].tolist()), strict=True))
 
 

@@ -12,7 +12,10 @@ from fogx.reading.table import nullable
 from fogx.storage.files.store import Store
 from fogx.storage.tables.segments import check_label, read_segments, values_of
 
-COLUMNS = ("episode_id", "label", "start_s", "stop_s", "start_ns", "stop_ns", "start_step", "stop_step", "value", "source")
+COLUMNS = (
+    "episode_id", "label", "start_s", "stop_s", "start_ns", "stop_ns", "start_step", "stop_step", "from_start", "to_end", "value",
+    "source",
+)  # fmt: skip
 
 _NEEDED = ["episode_id", "start_ns", "duration_ns", "num_steps", "control_hz", "segments_file"]
 
@@ -45,11 +48,17 @@ def shown(rows: pa.Table, table: pa.Table) -> pd.DataFrame:
         rows: Rows of the episodes table.
         table: What `read_segments` gave of them.
     """
-    origin, duration, hz = (rows[name].take(table["number"]) for name in ("start_ns", "duration_ns", "control_hz"))
+    origin, duration, hz, total = (
+        rows[name].take(table["number"]) for name in ("start_ns", "duration_ns", "control_hz", "num_steps")
+    )
     # Half-open: the last step is in it.
     end = pc.add(pc.add(origin, duration), 1)
     times = {"start": pc.coalesce(table["start_ns"], origin), "stop": pc.coalesce(table["stop_ns"], end)}
     columns = {name: nullable(table[name]) for name in ("episode_id", "label", "start_step", "stop_step", "source")}
+    # Where there are no times, steps say it: they stay as they are.
+    at_step = {"from_start": pc.equal(table["start_step"], 0), "to_end": pc.equal(table["stop_step"], total)}
+    for name, ns in zip(at_step, (table["start_ns"], table["stop_ns"]), strict=True):
+        columns[name] = nullable(pc.if_else(pc.is_valid(origin), pc.is_null(ns), at_step[name]))
     for name, ns in times.items():
         since = pc.divide(_floats(pc.subtract(ns, origin)), 1e9)
         columns[f"{name}_s"] = nullable(pc.coalesce(since, pc.divide(_floats(table[f"{name}_step"]), hz)))

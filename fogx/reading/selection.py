@@ -55,8 +55,10 @@ def in_write_root(roots: Roots, chosen: Chosen, verb: str) -> list[str]:
     """Return the ids of episodes that a verb is about to change.
 
     Raises:
+        ReadOnlyError: The handle was opened for reading, also where nothing is selected.
         SelectionError: Some lie in another root; names it.
     """
+    roots.write.check_writable()
     counts = np.bincount(chosen.root, minlength=len(chosen.roots)).tolist()
     others = {root.path: count for root, count in zip(chosen.roots, counts, strict=True) if count and root is not roots.write}
     if others:

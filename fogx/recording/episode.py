@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
+import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -41,8 +44,9 @@ from fogx.recording.frames import Frames
 from fogx.recording.grouping import StepGrouper
 from fogx.recording.held import Held
 from fogx.recording.journal import Journal
+from fogx.recording.moments import Moments
 from fogx.recording.segments import Mark, Marks
-from fogx.recording.stamps import LARGEST_NS, stamp_ns
+from fogx.recording.stamps import LARGEST_NS, check_unit, stamp_ns
 from fogx.recording.values import read_ahead
 from fogx.settings import config
 from fogx.storage.tables.pack import Sealed
@@ -56,6 +60,11 @@ _LONG_S = 1.0
 
 _PATIENCE_S = 5.0
 """So long an episode that is dropped open waits for what is still being encoded."""
+
+_INHERITED = "open in another process"
+
+_OPEN: weakref.WeakSet[Episode] = weakref.WeakSet()
+"""Episodes that are recorded in this process. Asking for the process at each `add` would take longer than all else that is checked."""
 
 ON_FULL = ("wait", "raise")
 ON_BAD_VALUE = ("raise", "quarantine")
@@ -124,11 +133,11 @@ class Episode:
         self._metadata: dict[str, Any] = {}
         self._metadata = self._checked(metadata or {})
         if task is not None:
-            if not isinstance(task, str):
-                raise MetadataError(f"task= says in words what the robot is to do, found {type(task).__name__}.")
+            said = self._checked({"task": task})
             if self._metadata.get("task", task) != task:
                 raise MetadataError(f"task={task!r} and metadata['task']={self._metadata['task']!r} differ; give one of them.")
-            self._metadata |= self._checked({"task": task})
+            self._metadata |= said
+        self._pid = os.getpid()
         self._held = Held(frames or Frames())
         self._lock = self._held.lock
         self._grouper = StepGrouper()
@@ -143,6 +152,7 @@ class Episode:
         # The wall clock may be set while recording; from here on only the monotonic clock counts.
         self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
         self._state = "open"
+        _OPEN.add(self)
 
     def __repr__(self) -> str:
         with self._lock:
@@ -165,7 +175,7 @@ class Episode:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
-            if self._state != "open":
+            if self._state != "open" and not (self._state == _INHERITED and kind is None):
                 return
             if kind is None:
                 self.close()
@@ -205,7 +215,7 @@ class Episode:
 
     @property
     def closed(self) -> bool:
-        """Whether the episode was closed or discarded."""
+        """Whether it takes no more values here: it was closed or discarded, or the process that opened it was forked."""
         return self._state != "open"
 
     def add(
@@ -239,7 +249,7 @@ class Episode:
             FeatureError: A dtype or shape unlike the feature's earlier values or declaration, a name that cannot be used, or a
                 timestamp that cannot be read, or is there for some values only.
             FeatureTypeError: A value that no feature can hold.
-            EpisodeClosedError: The episode was closed or discarded.
+            EpisodeClosedError: The episode was closed or discarded, or is of the process that this one was forked from.
             QueueFullError: With `on_full="raise"`, too much waits to be encoded.
             FogxError: A file that is absent, cannot be read, or holds no image; or an encoder failed at an earlier value, which is
                 then left out. After any error the episode is as it was, and the same call can be made again.
@@ -297,8 +307,10 @@ class Episode:
         Args:
             label: What this part of the episode is: 1–200 printable characters.
             value: More that is said of it: a bool, int, float or str.
-            timestamp: When it begins, by the clock of the samples, as in `add`: a sample of that time is in it. Without, samples
-                that were added before are not in it, and all that have later times are.
+            timestamp: When it begins, by the clock of the samples, as in `add`: a sample of that time is in it. Without, it holds
+                what is added from now on: a step is in it if its sample is, whatever the stamps say, that of the clock (see
+                `fox.Align`; with `rate_hz` or `union` of the default one, whose times then count). Where samples of the clock come
+                late, it holds the steps up to the newest. Where it is set back meanwhile, each part is a segment of its own.
             time_unit: As for `add`.
 
         Raises:
@@ -309,15 +321,15 @@ class Episode:
         """
         with self._lock:
             self._check_open("begin")
-            self._journal_mark(self._marks.begin(label, value, self._moment_ns(timestamp, time_unit)))
+            at_ns = self._moment_ns(timestamp, time_unit)
+            self._journal_mark(self._marks.begin(label, value, len(self._held), at_ns))
 
     def end(self, label: str, *, timestamp: Any = None, time_unit: str = "ns") -> None:
         """End a segment that `begin` began; one that is open when the episode is closed ends with it.
 
         Args:
             label: Its label.
-            timestamp: When it ends, as in `begin`: a sample of that time is not in it. Without, samples that were added before
-                are in it, and none that has a later time.
+            timestamp: When it ends, as in `begin`: a sample of that time is not in it. Without, it holds what was added up to now.
             time_unit: As for `add`.
 
         Raises:
@@ -329,7 +341,7 @@ class Episode:
         with self._lock:
             self._check_open("end")
             at_ns = self._moment_ns(timestamp, time_unit)
-            self._journal_mark(self._marks.end(label, at_ns, given=timestamp is not None))
+            self._journal_mark(self._marks.end(label, len(self._held), at_ns))
 
     def close(self, metadata: Mapping[str, Any] | None = None) -> str:
         """Save the episode; once this returns it is durable. An episode without steps is saved too.
@@ -375,14 +387,16 @@ class Episode:
         """Record a value of exactly the dtype and shape of earlier ones, and return whether it was one: most are, and come fast."""
         held = self._held
         channel = held.channels.get(feature) if type(feature) is str else None
-        if channel is None or self._state != "open" or not channel.fits(value):
+        if channel is None or not channel.fits(value):
             return False
-        thread = threading.get_ident()
+        thread = threading.get_ident()  # an episode that is not open knows none
         if held.stamped is (timestamp is None) or thread not in self._threads or held.frames.encoding.failed:
             return False
         received = self._clock_offset_ns + time.monotonic_ns()
         if timestamp is None:
             stamp = received
+            if time_unit != "ns":
+                check_unit(time_unit)
         elif type(timestamp) is int and time_unit == "ns" and -LARGEST_NS < timestamp < LARGEST_NS:
             stamp = timestamp
         else:
@@ -414,6 +428,7 @@ class Episode:
         """Record values of one sample and return 0, or change nothing and return the bytes for which there must be room first."""
         held, encoding = self._held, self._held.frames.encoding
         received = self._clock_offset_ns + time.monotonic_ns()
+        check_unit(time_unit)
         stamp = received if timestamp is None else stamp_ns(timestamp, time_unit)
         if held.stamped not in (None, timestamp is not None):
             have, got = ("have", "none") if held.stamped else ("have no", "one")
@@ -499,18 +514,15 @@ class Episode:
                 self._refuse(name, error)
 
     def _moment_ns(self, timestamp: Any, time_unit: str) -> int | None:
-        """Return when a segment begins or ends: just after all that was added before; `None` before the first sample."""
-        if timestamp is not None:
-            if self._held.stamped is False:
-                raise SegmentError(
-                    "samples of this episode have no timestamps, so that a segment can have none; leave timestamp= out."
-                )
-            return stamp_ns(timestamp, time_unit)
-        if not len(self._held):
+        """Return the time that was given for the begin or end of a segment."""
+        check_unit(time_unit)
+        if timestamp is None:
             return None
-        if self._held.stamped:
-            return int(np.array(self._held.stamps_ns, np.int64).max()) + 1
-        return self._clock_offset_ns + time.monotonic_ns()
+        if self._held.stamped is False:
+            raise SegmentError(
+                "samples of this episode have no timestamps, so that a segment can have none; leave timestamp= out."
+            )
+        return stamp_ns(timestamp, time_unit)
 
     def _journal_mark(self, mark: Mark) -> None:
         if self._journal is not None:
@@ -538,6 +550,8 @@ class Episode:
             raise MetadataError(f"metadata is a dict, not {type(metadata).__name__}.")
         own = {key: check(metadata[key]) for key, check in _OWN.items() if metadata.get(key) is not None}
         rest = {key: value for key, value in metadata.items() if key not in _OWN}
+        if not isinstance(rest.get("task", ""), (str, type(None))):
+            raise MetadataError(f"task= says in words what the robot is to do, found {type(rest['task']).__name__}.")
         if self._check_metadata is not None and rest:
             self._check_metadata(rest)
         return {**copy.deepcopy(rest), **own}
@@ -554,13 +568,14 @@ class Episode:
                 if self._journal is not None:
                     self._journal.seal(least=1)
                 give_back()
-            data, told = self._aligned() if self._held.timed else self._grouped()
-            if is_long:
-                give_back()
+            data, told, moments = self._aligned() if self._held.timed else self._grouped()
             own["control_hz"] = data.control_hz if own["control_hz"] is None else own["control_hz"]
             assert data.timestamps_ns is not None
-            segments, still_open = self._marks.finished(self._held.stamps_ns, data.timestamps_ns)
-            told += [f"episode {self._id}: {still_open}"] if still_open else []
+            segments, of_segments = self._marks.finished(moments, self._held.stamps_ns, data.timestamps_ns)
+            del moments  # with what the steps were made of
+            if is_long:
+                give_back()
+            told += [f"episode {self._id}: {text}" for text in of_segments]
             if self._refused:
                 facts["quarantined"] = copy.deepcopy(self._refused)
                 told.append(self._quarantine())
@@ -595,16 +610,17 @@ class Episode:
         total = sum(mine["count"] for mine in self._refused.values())
         return f"episode {self._id}: {total} values were refused and left out: {listing(counts)}. The first: {first}"
 
-    def _grouped(self) -> tuple[EpisodeData, list[str]]:
+    def _grouped(self) -> tuple[EpisodeData, list[str], Callable[[], Moments]]:
         """Return the steps as the order of the values tells them, each at the time of its first."""
         held, steps = self._held, self._grouper.num_steps
         place = np.array(held.steps, np.int64)
         columns = {name: channel.column(steps, place) for name, channel in held.channels.items()}
-        times = np.array(held.stamps_ns, np.int64)[np.unique(place, return_index=True)[1]]
-        sparse = self._sparse()
-        return EpisodeData(held.schema(), columns, steps, times), [sparse] if sparse else []
+        stamps, first = np.array(held.stamps_ns, np.int64), np.unique(place, return_index=True)[1]
+        times = stamps[first]
+        told = [sparse] if (sparse := self._sparse()) else []
+        return EpisodeData(held.schema(), columns, steps, times), told, functools.partial(Moments, times, first, stamps)
 
-    def _aligned(self) -> tuple[EpisodeData, list[str]]:
+    def _aligned(self) -> tuple[EpisodeData, list[str], Callable[[], Moments]]:
         """Return the steps as the times of the values tell them."""
         held = self._held
         stamps, received = np.array(held.stamps_ns, np.int64), np.array(held.received_ns, np.int64)
@@ -633,12 +649,14 @@ class Episode:
             )
         data = EpisodeData(schema, made.columns, len(made.steps.times_ns), made.steps.times_ns, samples=made.samples)
         data.control_hz = policy.rate_hz
-        return data, [f"episode {self._id}: {text}" for text in told if text]
+        moments = functools.partial(Moments.of, made, policy, len(stamps))
+        return data, [f"episode {self._id}: {text}" for text in told if text], moments
 
     def _end(self, state: str) -> None:
         frames = self._held.frames
         with frames.still():
             self._state = state
+            self._threads.clear()
             if self._journal is not None:
                 self._journal.close(remove=True)
             frames.close(remove=True)
@@ -647,6 +665,12 @@ class Episode:
             self._held = Held(Frames())
 
     def _check_open(self, verb: str) -> None:
+        if self._state == _INHERITED:
+            raise EpisodeClosedError(
+                f"{verb}: episode {self._id} was opened by process {self._pid}; this one, {os.getpid()}, was forked from it. Nothing was "
+                "changed, and there it goes on. To record in several processes, start them with multiprocessing.get_context('spawn'), and "
+                "let each open a dataset and episodes of its own."
+            )
         if self._state != "open":
             raise EpisodeClosedError(
                 f"{verb}: episode {self._id} was {self._state} before. Begin another one with dataset.new_episode()."
@@ -666,6 +690,18 @@ class Episode:
             f"rates: {listing(rates)}. A step begins when a feature is added again; give all values of a step together with "
             "episode.add_step({...}), and what holds for the whole episode as metadata."
         )
+
+
+def _after_fork() -> None:
+    """Let a forked child leave the episodes of its parent alone: their threads are not there, and their journals not its own."""
+    for episode in list(_OPEN):
+        if episode._state == "open":
+            episode._state = _INHERITED
+            episode._threads.clear()
+        episode._lock = threading.RLock()  # a thread that had it is not there either
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _flatten(prefix: str, values: Mapping[str, object], into: dict[str, object]) -> None:

@@ -80,13 +80,13 @@ class Held:
             rows = Rows(first, stamps, received, steps, bool(self.stamped), self.timed)
             return [rows, *(values for channel in self.channels.values() if (values := channel.news()) is not None)]
 
-    def drop_empty(self) -> None:
-        """Drop samples that have no value: theirs could not be recovered."""
+    def drop_empty(self) -> np.ndarray:
+        """Drop samples that have no value, as theirs could not be recovered; return a mask of those that stay, bool."""
         kept = np.zeros(len(self), bool)
         for channel in self.channels.values():
             kept[channel.rows] = True
         if kept.all():
-            return
+            return kept
         numbers = (np.cumsum(kept) - 1).tolist()
         for channel in self.channels.values():
             channel.renumber(numbers)
@@ -94,6 +94,7 @@ class Held:
         self.stamps_ns, self.received_ns, self.steps = (
             array("q", np.array(part, np.int64)[kept].tolist()) for part in (self.stamps_ns, self.received_ns, self.steps)
         )
+        return kept
 
     def schema(self) -> Schema:
         """Return the features so far."""

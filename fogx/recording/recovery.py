@@ -139,9 +139,10 @@ def recover(
                 row = {"began": taken.began, "values": taken.count, "unread": left.unread, "outcome": outcome}
             except CorruptDataError as error:  # it does not keep those after it from being saved
                 logger.warning("%s cannot be read: %s", path, error)
-                row = {"unread": size, "outcome": "discarded" if discard else UNREADABLE_JOURNAL}
-                if discard:
+                row = {"unread": size, "outcome": UNREADABLE_JOURNAL}
+                if discard and not dry_run:
                     _remove(store, left, journal, set())
+                    row["outcome"] = "discarded"
         rows.append({"episode_id": left.episode_id, "bytes": size, **row})
     if not dry_run:
         _tidy(folder)
@@ -216,7 +217,14 @@ class Taken:
         self._frames()
         self.held.frames.encoding.drain()
         self.count = sum(map(len, self.held.channels.values()))
-        self.held.drop_empty()
+        self._kept = self.held.drop_empty()
+
+    def marks(self) -> Iterator[Mark]:
+        """Yield the segments, by the samples that are there."""
+        return (mark.renumbered(self._before) for mark in self.left.segments.values())
+
+    def _before(self, number: int) -> int:
+        return int(np.count_nonzero(self._kept[: self._numbers.before(number)]))
 
     def steps(self) -> int:
         """Number the steps anew, some of which may be missing, and return how many there are."""
@@ -356,6 +364,10 @@ class _Numbers:
             self._firsts.append(first)
             self._counts.append(count)
 
+    def before(self, number: int) -> int:
+        """Return how many samples that could be read have a lower number."""
+        return sum(min(count, max(number - first, 0)) for first, count in zip(self._firsts, self._counts, strict=True))
+
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Return the samples of numbers; -1 where that could not be read."""
         if not self._firsts:
@@ -375,7 +387,7 @@ def _saved(store: Store, writable: Callable[[], EpisodeLog], dataset: str, taken
     with readable(left.path):
         align = None if left.about.get("align") is None else Align.from_json(left.about["align"])
         episode = Episode(save, episode_id=left.episode_id, metadata=left.metadata, align=align)
-        episode.take_back(taken.held, taken.steps(), journal, left.segments.values())
+        episode.take_back(taken.held, taken.steps(), journal, taken.marks())
     episode.close({"interrupted": "process died"})
     return "saved"
 

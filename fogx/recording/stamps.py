@@ -17,6 +17,16 @@ LARGEST_NS = 1 << 62
 """So that differences of two stamps fit int64 too."""
 
 
+def check_unit(time_unit: object) -> None:
+    """Refuse what is no unit of time, whether or not there is a time in it.
+
+    Raises:
+        FeatureError: It is none of `ns`, `us`, `ms` and `s`.
+    """
+    if not isinstance(time_unit, str) or time_unit not in _NS:
+        raise FeatureError(f"time_unit is one of {listing(_NS)}, found {time_unit!r:.40}.")
+
+
 def stamp_ns(timestamp: Any, time_unit: str = "ns") -> int:
     """Return a time in ns.
 
@@ -28,8 +38,7 @@ def stamp_ns(timestamp: Any, time_unit: str = "ns") -> int:
         FeatureTypeError: Something else.
         FeatureError: A float without its unit, an unknown unit, a datetime without a time zone, or a time that does not fit.
     """
-    if time_unit not in _NS:
-        raise FeatureError(f"time_unit is one of {listing(_NS)}, found {time_unit!r:.40}.")
+    check_unit(time_unit)
     if isinstance(timestamp, datetime.datetime):
         if timestamp.tzinfo is None:
             raise FeatureError("timestamp is a datetime without a time zone. Give one with timestamp.astimezone().")

@@ -1,6 +1,7 @@
 """Streams become steps as a slow, plain oracle says, and as polars' join_asof does."""
 
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -203,6 +204,19 @@ def test_one_stray_stamp_does_not_take_all_memory(stray):
         align(streams, fox.Align(rate_hz=30))
     assert len(align(streams, fox.Align(reference="cam")).times_ns) == 4
     assert len(align(streams, fox.Align(union=True)).times_ns) <= 104
+
+
+@pytest.mark.parametrize("stamps", [np.arange(100) * 10 * MS, [0, 990 * MS], [0, 10**12]])
+def test_a_rate_that_is_too_high_is_not_blamed_on_a_stamp(stamps):
+    says = (
+        rf"rate_hz=1e\+09 makes \d+ steps of {len(stamps)} samples in [\d.]+ s; allowed are 4000000\. Take rate_hz=(\S+) or less"
+    )
+    with pytest.raises(TooManyStepsError, match=says) as error:
+        align({"cam": stream(stamps)}, fox.Align(rate_hz=1e9))
+    assert "stamp " not in str(error.value)
+    rate_hz = float(re.search(says, str(error.value))[1])
+    steps = align({"cam": stream(stamps)}, fox.Align(rate_hz=rate_hz)).times_ns
+    assert 3_000_000 < len(steps) <= 4_000_000
 
 
 def test_gaps_are_told_with_rates():

@@ -27,6 +27,8 @@ DTYPES = {
     "stop_ns": "Int64",
     "start_step": "Int64",
     "stop_step": "Int64",
+    "from_start": "boolean",
+    "to_end": "boolean",
     "value": "object",
     "source": "string",
 }
@@ -88,7 +90,7 @@ def test_ends_in_seconds_and_in_steps(dataset):
     frame = dataset.segments(first)
     assert _columns(frame) == DTYPES
     a = frame[frame["label"] == "a"].iloc[0]
-    assert a.drop(["episode_id", "source"]).tolist() == ["a", 0.2, 0.5, 200_000_005, 500_000_005, 2, 5, "cup"]
+    assert a.drop(["episode_id", "source"]).tolist() == ["a", 0.2, 0.5, 200_000_005, 500_000_005, 2, 5, False, False, "cup"]
     assert a["source"].startswith("annotate:")
     whole = frame.iloc[1]
     assert whole[["start_s", "start_ns", "stop_ns"]].tolist() == [0.0, 5, 900_000_006]
@@ -218,6 +220,10 @@ def test_episodes_without_times(tmp_path, bridge_dir):
     with pytest.raises(SegmentError, match="have no step"):
         dataset.annotate(None, "b", 0.11, 0.12)
     assert _parts(dataset, dataset.episodes[0]) == [("s", 2, 4), ("a", 3, 5), ("z", 3, 10)]
+    dataset.annotate(None, "e", start_step=0, stop_step=1)
+    ends = dataset.segments(dataset.episodes[0])[["label", "from_start", "to_end"]]
+    assert sorted(ends.values.tolist()) == [["a", False, False], ["e", True, False], ["s", False, False], ["z", False, True]]
+    assert dataset.remove_segments(dataset.segments(label="e")) == 3
     assert dataset.segments(label="a")[["start_s", "stop_s"]].drop_duplicates().values.tolist() == [[0.3, 0.5]]
     assert dataset.check(deep=True).empty
 
@@ -497,4 +503,28 @@ def test_segments_are_removed_that_have_other_steps_since_they_were_looked_up(tm
     dataset.realign(align=fox.Align(rate_hz=50))
     assert dataset.segments(label="draft")["stop_step"].tolist() != drafts["stop_step"].tolist()
     assert dataset.remove_segments(drafts) == 1
+    assert dataset.segments().empty
+
+
+def test_segments_that_reach_an_end_are_removed_where_it_moved_since(tmp_path):
+    dataset = fox.Dataset(tmp_path / "lab")
+    with dataset.new_episode(align=fox.Align(reference="slow")) as episode:
+        for ms in range(0, 1000, 10):
+            episode.add("fast", ms, ms * 1_000_000)
+            if ms % 100 == 50:
+                episode.add("slow", ms, ms * 1_000_000)
+    dataset.annotate(None, "a", start_s=0.3)
+    dataset.annotate(None, "a", stop_s=0.6)
+    dataset.annotate(None, "a")
+    dataset.annotate(None, "a", start_s=0.3, stop_s=0.6)
+    before = dataset.segments()
+    assert before[["from_start", "to_end"]].values.tolist() == [[True, False], [True, True], [False, False], [False, True]]
+    dataset.realign(align=fox.Align(reference="fast"))
+    after = dataset.segments()
+    assert (after["start_ns"] != before["start_ns"]).tolist() == before["from_start"].tolist()
+    assert (after["stop_ns"] != before["stop_ns"]).tolist() == before["to_end"].tolist()
+    for number, left in ((3, [0, 1, 2]), (0, [1, 2]), (1, [2]), (2, [])):
+        assert dataset.remove_segments(before[number : number + 1]) == 1
+        assert dataset.remove_segments(before[number : number + 1]) == 0
+        assert dataset.segments().equals(after.iloc[left].reset_index(drop=True)) or not left
     assert dataset.segments().empty

@@ -1,4 +1,5 @@
 import itertools
+import os
 import sys
 import threading
 import time
@@ -582,3 +583,89 @@ def test_a_declaration_that_is_none_is_refused_and_leaves_the_episode_as_it_was(
     episode.add("a", 1.0, feature_type=Feature("float32"))
     episode.close()
     assert sink.sealed[0].columns["a"].values.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("unit", ["m", "NS", None, ["ns"]])
+def test_a_unit_of_time_is_one_also_where_no_time_is_given(sink, unit):
+    with sink.episode() as episode:
+        for number in range(2):  # what has been added before goes another way
+            for call in (
+                lambda: episode.add("x", 1, time_unit=unit),
+                lambda: episode.add_step({"x": 1}, time_unit=unit),
+                lambda: episode.begin("a", time_unit=unit),
+                lambda: episode.end("a", time_unit=unit),
+            ):
+                with pytest.raises(FeatureError, match="time_unit is one of ns, us, ms, s, found"):
+                    call()
+            episode.add("x", number, time_unit="s")
+    assert sink.sealed[0].columns["x"].values.tolist() == [0, 1]
+    assert sink.sealed[0].segments == ()
+
+
+def test_a_task_is_text_whoever_gives_it(sink):
+    for give in (lambda: sink.episode(task=3), lambda: sink.episode(metadata={"task": 3})):
+        with pytest.raises(MetadataError, match=r"task= says in words .* found int"):
+            give()
+    episode = sink.episode(task="push")
+    for give in (lambda: episode.mark(task=3, note="x"), lambda: episode.close({"task": 3})):
+        with pytest.raises(MetadataError, match=r"task= says in words .* found int"):
+            give()
+    episode.mark(task="pull")
+    episode.close()
+    assert sink.sealed[0].metadata == {"task": "pull"}
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "another thread adds"])
+def test_a_forked_child_leaves_the_episode_of_its_parent_alone(sink, busy):
+    episode = sink.episode()
+    episode.add("x", 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with episode._lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold if busy else held.set)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if pid == 0:
+        refused = 0
+        for call in (
+            lambda: episode.add("x", 2),
+            lambda: episode.add_step({"x": 2}),
+            lambda: episode.mark(success=True),
+            lambda: episode.begin("a"),
+            lambda: episode.end("a"),
+            lambda: episode.close(),
+            lambda: episode.discard(),
+            lambda: episode.__exit__(None, None, None),
+        ):
+            try:
+                call()
+            except EpisodeClosedError as error:
+                refused += "was opened by process" in str(error) and "forked" in str(error)
+        episode.__exit__(KeyError, KeyError("mine"), None)  # the child's own trouble is what it sees
+        os._exit(refused if "another process" in repr(episode) and episode.closed and not sink.sealed else 99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 8
+    done.set()
+    thread.join()
+    episode.add("x", 3)
+    episode.close()
+    assert sink.sealed[0].columns["x"].values.tolist() == [1, 3]
+
+
+def test_an_episode_whose_end_was_interrupted_takes_nothing_more(sink, monkeypatch):
+    episode = sink.episode()
+    episode.add("x", 1)
+
+    def interrupted(remove):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(episode._held.frames, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        episode.close()
+    with pytest.raises(EpisodeClosedError):
+        episode.add("x", 2)
+    assert sink.sealed[0].columns["x"].values.tolist() == [1]

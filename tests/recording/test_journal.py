@@ -18,7 +18,7 @@ from mcap.stream_reader import StreamReader
 import fogx as fox
 from fogx.errors import CorruptDataError, StorageError
 from fogx.recording.journal import Journal, Rows, Values
-from fogx.recording.recovery import Left, read
+from fogx.recording.recovery import Left, Taken, read
 
 fox.config(progress=False)
 MS = 1_000_000
@@ -129,6 +129,7 @@ def test_opening_says_so_and_discarding_removes(tmp_path, caplog):
     listed = again.recover(dry_run=True)
     assert listed["outcome"].tolist() == ["left"]
     assert listed["values"].tolist() == [3 * len(VALUES)]
+    assert again.recover(discard=True, dry_run=True).equals(listed)
     assert files_of(tmp_path / "lab") == before
     assert again.recover(discard=True)["outcome"].tolist() == ["discarded"]
     assert again.recover().empty
@@ -292,9 +293,26 @@ def test_a_journal_of_which_nothing_can_be_read_stays_and_stops_no_other(tmp_pat
     found = dataset.recover()
     assert found["outcome"].tolist() == ["unreadable", "saved"]
     assert found["unread"].tolist() == [len(damaged), 0]
+    assert dataset.recover(discard=True, dry_run=True)["outcome"].tolist() == ["left"]
     assert paths[0].read_bytes() == damaged
     assert dataset.recover(discard=True)["outcome"].tolist() == ["discarded"]
     assert not paths[0].exists()
+
+
+def test_a_dry_run_removes_nothing_that_cannot_be_read(tmp_path, monkeypatch):
+    dataset = fox.Dataset(tmp_path / "lab")
+    left_behind(dataset, lambda episode: episode.add("a", 1))
+    before = files_of(tmp_path / "lab")
+
+    def refuse(taken):
+        raise CorruptDataError("nonsense")
+
+    monkeypatch.setattr(Taken, "_values", refuse)
+    for discard in (False, True):
+        assert dataset.recover(discard=discard, dry_run=True)["outcome"].tolist() == ["unreadable"]
+        assert files_of(tmp_path / "lab") == before
+    assert dataset.recover(discard=True)["outcome"].tolist() == ["discarded"]
+    assert not list((tmp_path / "lab" / "journals").iterdir())
 
 
 def test_foxglove_s_own_reader_opens_it(tmp_path):

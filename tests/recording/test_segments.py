@@ -1,5 +1,8 @@
 """Labels given while recording: which samples they hold, what is refused, what a journal keeps of them."""
 
+import os
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 import fogx as fox
 from fogx.errors import EpisodeClosedError, FeatureError, SegmentError
+from fogx.recording.moments import Moments
 from fogx.recording.recovery import Left, read
 from fogx.recording.segments import Marks
 
@@ -108,7 +112,7 @@ def test_what_is_refused_changes_nothing(tmp_path):
     dataset = fox.Dataset(tmp_path / "r")
     with dataset.new_episode() as episode:
         episode.add("x", 1.0, 10)
-        episode.begin("a", 1)
+        episode.begin("a", 1, timestamp=11)
         for call, error, text in [
             (lambda: episode.begin("a", 2), SegmentError, r"'a' is open; end\('a'\)"),
             (lambda: episode.end("b"), SegmentError, "no segment 'b' is open. Open are: 'a'"),
@@ -197,7 +201,7 @@ def test_an_end_speaks_for_its_begin(tmp_path):
     episode = dataset.new_episode()
     episode.add("x", 1, 10)
     journal = episode._journal
-    journal.segment({"number": 3, "label": "a", "value": None, "start_ns": 5, "stop_ns": 12})
+    journal.segment({"number": 3, "label": "a", "value": None, "start_ns": 5, "stop_ns": 12})  # as before arrivals counted
     journal.sync()
     for odd in ({"number": 4}, {"number": "x", "label": "a", "value": None, "start_ns": 5, "stop_ns": 12}, {"label": 5}):
         journal.segment(odd)
@@ -216,10 +220,12 @@ def test_an_end_speaks_for_its_begin(tmp_path):
 def test_whatever_is_marked_fits_the_episode(parts, times):
     marks = Marks()
     for label, start, length in parts:
-        marks.begin(label, None, start)
-        marks.end(label, (start or 0) + length, given=True)
-    marks.begin("open", None, None)
-    segments, told = marks.finished(times, np.array(sorted(times), np.int64))
+        marks.begin(label, None, min(length, len(times)), start)
+        marks.end(label, len(times), (start or 0) + length)
+    marks.begin("open", None, 0, None)
+    in_order = np.array(sorted(times), np.int64)
+    moments = Moments(in_order, np.argsort(times, kind="stable"), np.array(times, np.int64))
+    segments, told = marks.finished(lambda: moments, times, in_order)
     assert told
     assert len(segments) == len(parts) + 1
     for segment in segments:
@@ -255,3 +261,139 @@ def test_a_segment_of_all_holds_all_steps_whatever_the_latency(tmp_path, late_s)
     with pytest.warns(UserWarning, match="still open at close"):
         episode.close()
     assert _steps(dataset) == [("all", 0, 30, None)]
+
+
+@pytest.mark.filterwarnings("ignore:.*missing after alignment")
+@pytest.mark.parametrize("recovered", [False, True])
+@pytest.mark.parametrize("ahead_s", [-3600.0, -0.35, 0.0, 0.35, 3600.0])
+def test_the_clock_of_another_sensor_does_not_move_it(tmp_path, ahead_s, recovered):
+    dataset = fox.Dataset(tmp_path / "r")
+    episode = dataset.new_episode(align=fox.Align(latency_s={"action": 0.25}))
+    for step in range(100):
+        if step == 30:
+            episode.begin("grasp")
+        if step == 60:
+            episode.end("grasp")
+        episode.add("force", step, (10 * step + 3) * MS + round(ahead_s * 1e9))
+        episode.add("action", step, 10 * step * MS)
+    if recovered:
+        episode._journal.close(remove=False)
+        episode._state = "gone"
+        dataset.recover()
+        dataset.refresh()
+    else:
+        episode.close()
+    assert _steps(dataset) == [("grasp", 30, 60, None)]
+    assert dataset.check(deep=True).empty
+
+
+@pytest.mark.filterwarnings("ignore:.*missing after alignment")
+@pytest.mark.parametrize("align", [fox.Align(rate_hz=100), fox.Align(union=True)])
+def test_without_a_clock_the_default_one_tells(tmp_path, align):
+    dataset = fox.Dataset(tmp_path / "r")
+    with dataset.new_episode(align=align) as episode:
+        for step in range(100):
+            if step == 30:
+                episode.begin("grasp")
+            if step == 60:
+                episode.end("grasp")
+            episode.add("action", step, 10 * step * MS)
+            episode.add("ahead", step, (10 * step + 200) * MS)
+    frame, (view,) = dataset.segments(), dataset.episodes
+    inside = view.timestamps_ns[frame["start_step"][0] : frame["stop_step"][0]]
+    assert (inside[0], inside[-1]) == (300 * MS, 590 * MS)
+
+
+def test_a_clock_that_was_set_back(tmp_path):
+    dataset = fox.Dataset(tmp_path / "r")
+    episode = dataset.new_episode()
+    for step in range(90):
+        if step in (40, 70):
+            episode.begin(f"from {step}")
+        if step in (65, 80):
+            episode.end("from 40" if step == 65 else "from 70")
+        episode.add("x", step, 10 * step * MS + (3600_000 * MS if step < 50 else 0))
+    with pytest.warns(UserWarning, match="set back"):
+        episode.close()
+    assert sorted(_steps(dataset)) == [
+        ("from 40", 40, 50, None),
+        ("from 40", 50, 65, None),
+        ("from 70", 70, 80, None),
+    ]
+    assert dataset.check(deep=True).empty
+
+
+def test_what_a_damaged_journal_lost_does_not_move_it(tmp_path):
+    dataset = fox.Dataset(tmp_path / "r")
+    episode = dataset.new_episode()
+    for step in range(30):
+        if step in (5, 15, 25):
+            episode.begin(f"from {step}")
+        episode.add("x", step, 10 * step)
+        if step in (9, 19):
+            episode._journal.sync()
+            middle = os.path.getsize(episode._journal.path) - 20
+    path = episode._journal.path
+    episode._journal.close(remove=False)
+    episode._state = "gone"
+    with open(path, "r+b") as file:
+        file.seek(middle)
+        file.write(bytes(4))
+    with pytest.warns(UserWarning, match="2 segment"):
+        dataset.recover()
+    (view,) = dataset.refresh().episodes
+    assert view["x"].tolist() == [*range(10), *range(20, 30)]
+    assert _steps(dataset) == [("from 5", 5, 20, None), ("from 25", 15, 20, None)], "the begin of the other was lost"
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_an_end_that_is_given_and_lies_past_the_other(tmp_path, end):
+    dataset = fox.Dataset(tmp_path / "r")
+    episode = dataset.new_episode()
+    episode.add("x", 1, 10)
+    episode.begin("a", timestamp=None if end else 500)
+    episode.add("x", 2, 20)
+    episode.end("a", timestamp=7 if end else None)
+    episode.add("x", 3, 30)
+    given = 7 if end else 500
+    with pytest.warns(UserWarning, match=rf"1 segment\(s\) last 1 ns, .*: 'a' \({given} ns\)"):
+        episode.close()
+    (row,) = dataset.segments().itertuples()
+    assert row.stop_ns - row.start_ns == 1
+    assert row.start_step == row.stop_step
+
+
+@st.composite
+def _recordings(draw):
+    """Sensors whose clocks are off by anything, of which one is the clock, and after how many samples each segment began and ended."""
+    sensors = draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
+    offsets = {name: draw(st.integers(-(10**12), 10**12)) for name in "abc"}
+    late = {name: draw(st.sampled_from([-0.5, 0.0, 0.25])) for name in set(sensors)}
+    marks = draw(st.lists(st.tuples(st.integers(0, len(sensors)), st.integers(0, len(sensors))), max_size=4))
+    return sensors, offsets, late, [(began, ended) for began, ended in marks if began <= ended and ended]
+
+
+@given(_recordings(), st.data())
+def test_a_step_is_in_it_exactly_if_its_sample_came_between(tmp_path_factory, recording, data):
+    sensors, offsets, late, marks = recording
+    clock = data.draw(st.sampled_from(sorted(set(sensors))))
+    others = data.draw(st.lists(st.integers(-(10**9), 10**9), min_size=len(sensors), max_size=len(sensors)))
+    dataset = fox.Dataset(tmp_path_factory.mktemp("r"))
+    episode = dataset.new_episode(align=fox.Align(reference=clock, latency_s=late, default=fox.hold()))
+    for number in range(len(sensors) + 1):
+        for index, (began, ended) in enumerate(marks):
+            episode.begin(str(index)) if began == number else None
+            episode.end(str(index)) if ended == number else None
+        if number < len(sensors):
+            name = sensors[number]
+            jitter = 0 if name == clock else others[number]  # only the clock's own order is needed
+            episode.add(name, number, MS * number + offsets[name] + jitter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        episode.close()
+    (view,) = dataset.episodes
+    came = [number for number, name in enumerate(sensors) if name == clock]
+    assert view.num_steps == len(came)
+    for row in dataset.segments().itertuples():
+        began, ended = marks[int(row.label)]
+        assert list(range(row.start_step, row.stop_step)) == [i for i, number in enumerate(came) if began <= number < ended]

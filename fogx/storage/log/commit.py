@@ -104,8 +104,10 @@ class EpisodeLog:
         """
         ids = pa.array([row["episode_id"] for row in rows], pa.string())
         keys = [row["source_key"] for row in rows if row["source_key"]]
+        fitted = Fitted()
 
         def attempt() -> list[str]:
+            nonlocal fitted
             latest = self.delta.snapshot()
             # Ids that are there already came through a commit whose answer was lost, or whose last step failed.
             mine = latest.of(ids)
@@ -132,7 +134,9 @@ class EpisodeLog:
             return [*there, *(str(row["episode_id"]) for row in wanted)]
 
         # Where keys are given, or the last call did not end well, what is asked for may be there already.
-        return self._retrying(attempt, operation, at_once=not keys) if rows else []
+        made = self._retrying(attempt, operation, at_once=not keys) if rows else []
+        fitted.tell()
+        return made
 
     def edit(self, changes: Mapping[str, Mapping[str, Any]], *, operation: str, base: pa.Table | None = None) -> int:
         """Set cells in one commit and return how many rows changed.
@@ -147,9 +151,10 @@ class EpisodeLog:
             EpisodeNotFoundError: An episode was deleted meanwhile.
         """
         ids = sorted({episode_id for cells in changes.values() for episode_id in cells})
-        wanted = pa.array(ids, pa.string())
+        wanted, fitted = pa.array(ids, pa.string()), Fitted()
 
         def attempt() -> int:
+            nonlocal fitted
             latest = self.delta.snapshot()
             held = latest.of(wanted)
             self._check_edit(changes, ids, held, base)
@@ -161,7 +166,9 @@ class EpisodeLog:
             self._own(patched(aligned(self.rows, latest.schema), edits))
             return len(ids)
 
-        return self._retrying(attempt, operation) if ids else 0
+        edited = self._retrying(attempt, operation) if ids else 0
+        fitted.tell()
+        return edited
 
     def delete(self, ids: Sequence[str], *, operation: str = "delete") -> int:
         """Take episodes out of the table in one commit, and return how many there were; their data files stay."""

@@ -165,12 +165,23 @@ class Fitted:
         widened: Columns whose type must grow first.
         cells: For each row, the values that go to columns.
         extra: For each row, the values that go to `_extra`.
+        clashes: For each key that goes there, what it is and why.
     """
 
     added: dict[str, pa.DataType] = field(default_factory=dict)
     widened: dict[str, pa.DataType] = field(default_factory=dict)
     cells: list[dict[str, Any]] = field(default_factory=list)
     extra: list[dict[str, Any]] = field(default_factory=list)
+    clashes: dict[str, str] = field(default_factory=dict)
+
+    def tell(self) -> None:
+        """Warn of what went to `_extra`; to be called once it is there, however often it was tried."""
+        if self.clashes:
+            warnings.warn(
+                f"metadata of another type than its column is kept apart, in the JSON column `_extra`: {listing(self.clashes.values())}. "
+                "get_episode_info() shows it in its place; use one type and one spelling for a key to have a typed column.",
+                stacklevel=3,
+            )
 
 
 def fit_cells(
@@ -186,7 +197,6 @@ def fit_cells(
     result = Fitted()
     types = {name: schema.field(name).type for name in schema.names}
     spelling = {name.lower(): name for name in schema.names}
-    clashes: dict[str, str] = {}
     for row in rows:
         cells: dict[str, Any] = {}
         extra: dict[str, Any] = {}
@@ -208,15 +218,11 @@ def fit_cells(
                 cells[key] = cell
             else:
                 extra[key] = value.item() if isinstance(value, np.generic) else value
-                clashes[key] = f"{key!r} ({type(value).__name__}) beside {known!r} ({types[known] if known else 'no such type'})"
+                result.clashes[key] = (
+                    f"{key!r} ({type(value).__name__}) beside {known!r} ({types[known] if known else 'no such type'})"
+                )
         result.cells.append(cells)
         result.extra.append(extra)
-    if clashes:
-        warnings.warn(
-            f"metadata of another type than its column is kept apart, in the JSON column `_extra`: {listing(clashes.values())}. "
-            "get_episode_info() shows it in its place; use one type for a key to have a typed column.",
-            stacklevel=2,
-        )
     return result
 
 

@@ -95,14 +95,15 @@ def steps_of(segments: Iterable[Segment], times_ns: np.ndarray) -> tuple[Segment
 
 
 def _with_steps(segment: Segment, times_ns: np.ndarray) -> Segment:
-    start, stop = 0, len(times_ns)
+    inside = np.ones(len(times_ns), bool)
     if segment.start_ns is not None:
-        start = _first(times_ns >= segment.start_ns)
+        inside &= times_ns >= segment.start_ns
+    start = _first(inside)
     if segment.stop_ns is not None:
-        inside = times_ns < segment.stop_ns
-        inside[:start] = False
-        stop = len(inside) - _first(inside[::-1])
-    return replace(segment, start_step=start, stop_step=max(start, stop))
+        inside &= times_ns < segment.stop_ns
+    if not inside.any():
+        return replace(segment, start_step=start, stop_step=start)
+    return replace(segment, start_step=_first(inside), stop_step=len(inside) - _first(inside[::-1]))
 
 
 def _first(mask: np.ndarray) -> int:

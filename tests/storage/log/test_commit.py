@@ -79,6 +79,17 @@ def test_int_column_widens_and_no_value_changes(tmp_path):
     assert log.rows.schema.field("score").type == "double"
 
 
+def test_a_clash_is_told_once_where_columns_are_added_first(tmp_path):
+    log = _log(tmp_path)
+    with pytest.warns(UserWarning, match="'Tag' \\(str\\) beside 'tag'") as caught:
+        (episode_id,) = log.append([_row(tag="a", Tag="b")], operation="record")
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="'N' \\(int\\) beside 'n'") as caught:
+        log.edit({"n": {episode_id: 1}, "N": {episode_id: 2}}, operation="tag")
+    assert len(caught) == 1
+    assert json.loads(_column(log, "_extra")[0]) == {"Tag": "b", "N": 2}
+
+
 def test_clashing_types_never_fail_a_commit(tmp_path):
     log = _log(tmp_path)
     log.append([_row(ok=True)], operation="record")

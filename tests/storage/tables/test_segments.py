@@ -99,7 +99,8 @@ def test_steps_are_those_whose_times_lie_in_it(times, start, stop, falling):
     if not falling:
         assert steps == inside
     assert set(inside) <= set(steps)
-    if inside and start is not None and stop is not None:
+    assert bool(steps) == bool(inside)
+    if inside:
         assert (steps[0], steps[-1]) == (inside[0], inside[-1])
 
 
