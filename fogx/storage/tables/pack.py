@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +27,14 @@ from fogx.storage.tables.steps import StepsWriter
 
 _PIECE = 100_000
 """Steps that are counted at once."""
+
+
+def _hashing(data: EpisodeData) -> Callable[[], bytes]:
+    """Return what gives the digest of an episode; of a long one another thread works it out meanwhile."""
+    if data.num_steps > _PIECE:
+        with suppress(RuntimeError):  # the interpreter ends
+            return ThreadPoolExecutor(1).submit(digest, data).result
+    return functools.partial(digest, data)
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ class EpisodePacker:
             self._began = sealed.began
 
     def _add(self, episode_id: str, data: EpisodeData, kept: IndexRow | None) -> None:
-        schema, samples = data.schema, data.samples
+        schema, samples, hashed = data.schema, data.samples, _hashing(data)
         place = self._writer(schema, "steps").add(episode_id, data.columns, data.num_steps, data.timestamps_ns)
         streams, in_steps = [], frozenset[str]()
         if samples is not None and kept is not None and kept.streams and not kept.in_steps:
@@ -173,7 +183,7 @@ class EpisodePacker:
         if samples is not None:
             slim.samples = Samples({}, samples.stamps_ns[:0], None, samples.align)
         self._pending.append(
-            _Pending(episode_id, slim, place, streams, digest(data), partial, stats, nested, cells, sorted(in_steps))
+            _Pending(episode_id, slim, place, streams, hashed(), partial, stats, nested, cells, sorted(in_steps))
         )
 
     def _writer(self, schema: Schema, family: str, in_steps: frozenset[str] = frozenset()) -> StepsWriter:
