@@ -58,7 +58,11 @@ class Alive:
     def count_with(self, data: EpisodeData) -> int:
         """Return how many episodes are held, with this one, which is remembered."""
         self._seen.append(weakref.ref(data))
-        gc.collect()
+        if self._held() > 2:  # so many may be; more may be garbage that was not collected, which takes long
+            gc.collect()
+        return self._held()
+
+    def _held(self) -> int:
         return sum(ref() is not None for ref in self._seen)
 
 
