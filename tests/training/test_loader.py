@@ -295,6 +295,26 @@ def test_ctrl_c_leaves_no_worker(tmp_path, whole_group, context, persistent, pin
         training.communicate()
 
 
+HELD = """
+    import sys
+    sys.path.insert(0, {root!r})
+    from fogx.training.loader import Loader
+    from fogx.training.order import InOrder
+    from tests.training.standins import Numbers
+
+    held = iter(Loader(Numbers(40), InOrder(40), 2, {workers}, persistent_workers={persistent}))
+    next(held)
+"""
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_a_program_ends_that_holds_an_iterator(tmp_path, workers, persistent):
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(HELD.format(root=str(ROOT), workers=workers, persistent=persistent)))
+    ended = subprocess.run([sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stderr == ""
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Two episodes, of 7 and 4 steps."""
