@@ -116,7 +116,7 @@ class Loader:
             DataLoader,
             dataset,
             batch_sampler=self._batches,
-            num_workers=num_workers,
+            num_workers=self.num_workers,
             collate_fn=collate_fn,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,

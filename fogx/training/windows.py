@@ -99,7 +99,7 @@ def seconds(start: float, stop: float, *, hz: float) -> TimeWindow:
     if not all(_is_number(value) for value in (start, stop, hz)) or hz <= 0:
         raise SelectionError(f"fox.seconds({start!r}, {stop!r}, hz={hz!r}): all are numbers, and hz is over 0.")
     # 0.3 * 10 is a little more than 3; that makes no fourth time.
-    count = min(math.ceil((stop - start) * hz - 1e-6), _MOST + 1)
+    count = math.ceil(min(max((stop - start) * hz - 1e-6, 0), _MOST + 1))
     return TimeWindow(tuple(float(start) + k / float(hz) for k in _counted(range(count), "times")))
 
 

@@ -206,6 +206,12 @@ def test_arguments_out_of_range(given, message):
         Loader(Numbers(3), InOrder(3), **{"batch_size": 1, **given})
 
 
+@pytest.mark.parametrize("state", [None, {}, "state", 3])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(SelectionError, match="This is no state of a fogx loader"):
+        Loader(Numbers(4), InOrder(4), 2).load_state_dict(state)
+
+
 def test_it_says_what_it_is_and_pickles():
     loader = Loader(Numbers(20), Shuffled(20), 3, seed=4, rank=1, world_size=2)
     next(iter(loader))

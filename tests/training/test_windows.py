@@ -34,6 +34,8 @@ def test_windows_are_half_open() -> None:
         (lambda: fox.seconds(0, 1, hz=0), "hz is over 0"),
         (lambda: fox.seconds(0, float("nan"), hz=1), "all are numbers"),
         (lambda: fox.seconds(1, 0, hz=5), "1 to 100000 times, this one has 0"),
+        (lambda: fox.seconds(0, 1e300, hz=1e300), "this one has 100001"),
+        (lambda: fox.seconds(1e300, 0, hz=1e300), "this one has 0"),
         (lambda: as_window(3, "a/b"), r"windows=\{'a/b': …\} is a int"),
         (lambda: as_window(["1"], "a"), "is a list"),
         (lambda: as_window([], "a"), "this one has 0"),
