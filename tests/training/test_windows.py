@@ -36,6 +36,8 @@ def test_windows_are_half_open() -> None:
         (lambda: fox.seconds(1, 0, hz=5), "1 to 100000 times, this one has 0"),
         (lambda: fox.seconds(0, 1e300, hz=1e300), "this one has 100001"),
         (lambda: fox.seconds(1e300, 0, hz=1e300), "this one has 0"),
+        (lambda: fox.seconds(-1e12, -1e12 + 1, hz=1), r"times up to 1e\+09 s from the item's own, found -1e\+12 s"),
+        (lambda: as_window([0.0, 2e9], "a"), r"found 2e\+09 s"),
         (lambda: as_window(3, "a/b"), r"windows=\{'a/b': …\} is a int"),
         (lambda: as_window(["1"], "a"), "is a list"),
         (lambda: as_window([], "a"), "this one has 0"),
