@@ -355,6 +355,9 @@ class StepStream(torch.utils.data.IterableDataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __repr__(self) -> str:
+        return f"<fogx stream of {self.dataset!r}>"
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield items; a worker yields every so-manieth run of 64."""
         worker, count = torch.utils.data.get_worker_info(), len(self.dataset)

@@ -125,6 +125,7 @@ def test_transform_is_given_items(unlike) -> None:
 
 def test_the_iterable_twin_gives_each_item_once(unlike) -> None:
     items = unlike.as_pytorch_dataset(features=["count"])
+    assert repr(items.iterable()) == f"<fogx stream of {items!r}>"
     for workers in (0, 2):
         loader = torch.utils.data.DataLoader(items.iterable(), batch_size=4, num_workers=workers)
         assert sorted(int(c) for batch in loader for c in batch["count"]) == sorted(
