@@ -534,7 +534,7 @@ class Dataset:
 
         Args:
             episodes: As in `read_by`; all must lie in the write root. Those that others delete, compact or realign meanwhile are
-                left as they are, and are not among the ids.
+                left as they are, and are not among the ids; a line is logged.
             image_size: (height, width), as in `as_pytorch_dataset`.
             features: Names of images; `None` for all. What has the size already is left alone.
             quality: Of JPEG, 1–100; `None` for `fox.config().jpeg_quality`. PNG has none.

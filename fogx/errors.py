@@ -128,10 +128,10 @@ class MissingExtraError(FogxError, ImportError):
     """An optional package is needed; the message gives the install command."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the closest known name, or an empty string."""
     lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name).lower(), list(lower), n=1, cutoff=0.6)
     return f" Did you mean {lower[close[0]]!r}?" if close else ""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ from fogx.storage.tables.derived import derived_name, derived_places
 from fogx.storage.tables.frames import FramesFiles, read_frames
 from fogx.storage.tables.index import PARTS, IndexRow, write_index
 from fogx.training.images import is_smooth, resized
+
+logger = logging.getLogger("fogx")
 
 GROUP_BYTES = 1 << 30
 """Episodes are written and committed together up to about this many bytes of the frames that are read."""
@@ -61,6 +64,8 @@ def derive(
     quality = config().jpeg_quality if quality is None else quality
     if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
         raise SelectionError(f"quality={quality!r}: give a whole number from 1 to 100, or nothing for fox.config().jpeg_quality.")
+    if features is not None and not isinstance(features, Iterable):
+        raise SelectionError(f"features= is a {type(features).__name__}; give a name, or a list of names.")
     located = locate(chosen, ("frames", "derived"))
     wanted = None if features is None else _checked([features] if isinstance(features, str) else features, located)
     work = [
@@ -81,6 +86,12 @@ def derive(
         if done:
             error.add_note(f"{len(done)} episodes have their frames; the same call goes on with the rest.")
         raise
+    if left := len(work) - len(done):
+        logger.warning(
+            "derive: left %d of %d episodes as they are: others changed them since this handle looked. refresh(), and call again.",
+            left,
+            len(work),
+        )
     return [episode_id for episode_id in chosen.column("episode_id").to_pylist() if episode_id in done]
 
 

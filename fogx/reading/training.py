@@ -26,6 +26,7 @@ from fogx.training.anchors import anchors_of, full_by_rate, full_by_steps, full_
 from fogx.training.images import is_smooth
 from fogx.training.index import Anchors, EpisodeColumns, TrainingIndex
 from fogx.training.items import ItemSpec
+from fogx.training.names import by_name
 from fogx.training.windows import TimeWindow, Window, as_window
 
 logger = logging.getLogger("fogx")
@@ -88,6 +89,8 @@ def training_data(
         _check_choice("keys", keys, KEYS)
     whole_number("every", every, 1)
     features = [features] if isinstance(features, str) else features
+    if features is not None and not isinstance(features, Iterable):
+        raise SelectionError(f"features= is a {type(features).__name__}; give a name, or a list of names.")
     episodes = _episodes(chosen, with_tasks=language is not None)
     made = None if align is None else _made_anew(chosen, align)
     if made is not None:
@@ -95,14 +98,14 @@ def training_data(
     # Episodes without steps have features of their own only where somebody declared them; they ask for nothing.
     used = np.unique(episodes.schema[episodes.num_steps > 0]).tolist() or range(len(episodes.schemas))
     schemas = [episodes.schemas[schema] for schema in used]
-    names = _Names(schemas, rename or {})
+    names = _Names(schemas, by_name("rename", rename))
     shown = names.shared() if features is None else {name: names.named(name) for name in features}
-    spans = {name: as_window(value, name) for name, value in (windows or {}).items()}
+    spans = {name: as_window(value, name) for name, value in by_name("windows", windows).items()}
     for name in spans:
         _check_carried("windows", name, shown, names)
     if spans and level == "episode":
         raise SelectionError("level='episode' gives whole episodes, in which windows have no place; leave windows= out.")
-    aims = dict(goals or {})
+    aims = dict(by_name("goals", goals))
     for name, kind in aims.items():
         _check_choice(f"goals={{{name!r}: …}}", kind, GOALS)
     instructions = names.instructions() if language is not None else {}
@@ -354,10 +357,15 @@ def _mask(chosen: Chosen, where: pl.Expr | Mask, names: _Names, total: int, alig
             )
         return where(chosen)
     steps = names.renamed(lazy_steps(chosen, "index", None, align))
+    known = steps.collect_schema().names()
+    unknown = [name for name in where.meta.root_names() if name not in known]
+    if unknown:
+        raise FeatureNotFoundError(
+            f"where=: no column {unknown[0]!r}; there are: {listing(known)}.{did_you_mean(unknown[0], known)}"
+        )
     try:
         found = steps.select(where.alias("where")).collect()["where"]
     except pl.exceptions.ColumnNotFoundError as error:
-        known = list(names.stored)
         raise FeatureNotFoundError(f"where=: no column {in_one_line(error)}; there are: {listing(known)}.") from error
     except pl.exceptions.PolarsError as error:
         raise SelectionError(f"where= cannot be evaluated over the columns of steps: {in_one_line(error)}.") from error

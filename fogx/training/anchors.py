@@ -131,6 +131,6 @@ def whole_number(name: str, value: object, least: int) -> int:
     Raises:
         SelectionError: It is none, or too small.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise SelectionError(f"{name}={value!r}: allowed is a whole number from {least}.")
-    return value
+    return int(value)

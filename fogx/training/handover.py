@@ -35,12 +35,15 @@ class Handed:
         small = {name: value for name, value in values.items() if not isinstance(value, (np.ndarray, pa.Array))}
         if get_spawning_popen() is None or len(small) == len(values):
             return _made, (type(self), values)
-        return _made, (type(self), small, self._shared)
+        return _made, (type(self), values) if self._shared is None else (type(self), small, self._shared)
 
     @functools.cached_property
-    def _shared(self) -> _Shared:
+    def _shared(self) -> _Shared | None:
         # Kept as long as this is: further workers are given the same file.
-        return _Shared({field.name: getattr(self, field.name) for field in fields(self)})
+        try:
+            return _Shared({field.name: getattr(self, field.name) for field in fields(self)})
+        except OSError:  # no folder for it, or a full one: the pipe is slower, and does
+            return None
 
 
 def _made(kind: type[Handed], values: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Handed:

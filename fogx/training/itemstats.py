@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,7 +201,11 @@ def dimensions(name: str, shape: tuple[int, ...], given: Sequence[int]) -> froze
         FeatureError: No such dimension, or no numbers.
     """
     size = shape[-1] if shape else 1
-    if isinstance(given, (str, bytes)) or not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given):
+    if (
+        not isinstance(given, Iterable)
+        or isinstance(given, (str, bytes))
+        or not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given)
+    ):
         raise FeatureError(f"exclude= of {name!r}: give whole numbers of dimensions, such as [{size - 1}].")
     wrong = [int(i) for i in given if not -size <= i < size]
     if wrong:

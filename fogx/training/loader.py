@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class Loader:
             DataLoader,
             dataset,
             batch_sampler=self._batches,
-            num_workers=num_workers,
+            num_workers=self.num_workers,
             collate_fn=collate_fn,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,
@@ -139,6 +140,7 @@ class Loader:
         # The seeds of workers come from here, so the random state of this process stays as it is.
         self._generator.manual_seed(derived(cursor.seed, epoch, position, rank, _WORKERS))
         batches = iter(self._torch)
+        ending = sys.is_finalizing  # held here: an iterator may outlive what this module knows
         try:
             for delivered, start, stop in plan.steps():
                 if start < stop:
@@ -147,7 +149,8 @@ class Loader:
                     yield batch
             cursor.finish(epoch)
         except GeneratorExit:
-            if not self._torch.persistent_workers:
+            # An interpreter that ends has ended its workers, and starts no thread any more: to wait for one would be forever.
+            if not (ending() or self._torch.persistent_workers):
                 _stop(batches)
             raise
         except BaseException:

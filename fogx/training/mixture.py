@@ -48,6 +48,11 @@ def mix(sources: Sequence[tuple[StepDataset, float]], *, epoch_size: int | None 
         SelectionError: No source, one without items, or a weight that is not above 0.
         SchemaMismatchError: Items of two sources differ; says in what.
     """
+    for number, pair in enumerate(sources):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], StepDataset):
+            raise SelectionError(
+                f"mix: source {number} is no pair of a dataset and a weight, as in fox.mix([(ours, 1.0), (theirs, 3.0)])."
+            )
     return Mixture([source for source, _ in sources], [weight for _, weight in sources], epoch_size)
 
 

@@ -1,8 +1,9 @@
-"""The names that LeRobot gives the parts of an item."""
+"""Names of the parts of an item, those that LeRobot gives them too."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from fogx.errors import SelectionError
 from fogx.feature import Feature, role_of
@@ -24,6 +25,17 @@ _OWN = {
     "episode_id": "episode_id",
 }
 _SUFFIXES = ("_is_pad", "_is_valid")
+
+
+def by_name(option: str, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return an option that has a value by name of a feature, empty for none.
+
+    Raises:
+        SelectionError: It is no dict.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise SelectionError(f"{option}= is a {type(given).__name__}; give a dict by feature, as in {option}={{name: …}}.")
+    return given or {}
 
 
 def lerobot_names(features: Mapping[str, Feature], names: Collection[str]) -> dict[str, str]:

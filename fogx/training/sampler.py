@@ -64,9 +64,9 @@ class Cursor:
             SelectionError: It is no such state, or belongs to other samples or another order.
         """
         wanted = self.state_dict()
-        if set(state) != set(wanted):
+        if not isinstance(state, Mapping) or set(state) != set(wanted):
             raise SelectionError(
-                f"This is no state of a fogx loader: it has {sorted(map(str, state))}, needed are {sorted(wanted)}. "
+                f"This is no state of a fogx loader: it has {sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__}, needed are {sorted(wanted)}. "
                 "Give what state_dict() of a loader or sampler of fogx returned."
             )
         if state["order"] != wanted["order"]:

@@ -14,7 +14,7 @@ from fogx.training.index import TrainingIndex
 from fogx.training.items import Batch, ItemReader, ItemSpec
 from fogx.training.itemstats import ItemStats
 from fogx.training.loader import Loader, LoaderOptions
-from fogx.training.names import lerobot_names
+from fogx.training.names import by_name, lerobot_names
 from fogx.training.normalize import Normalizer, chosen
 from fogx.training.online import Online, online_of
 from fogx.training.order import BlockShuffled, InOrder, Order, Shuffled
@@ -333,7 +333,9 @@ def step_dataset(
 ) -> StepDataset:
     """Return a dataset whose batches go through all that was asked for; see `fogx.Dataset.as_pytorch_dataset`."""
     shown = {name: index.features[name] for name in index.shown}
-    stages: list[Stage] = [] if relative is None else [Relative.of(relative, shown, spec.windows)]
+    pairs = by_name("relative", relative)
+    exclude = None if exclude is None else by_name("exclude", exclude)
+    stages: list[Stage] = [Relative.of(pairs, shown, spec.windows)] if pairs else []
     stages += [] if transform is None else [PerItem(transform, whole=level == "episode")]
     dataset = StepDataset(index, spec, level, stages)
     dataset.normalizer = chosen(normalize, exclude, dataset.stats, {} if transform is not None else shown)
@@ -352,6 +354,9 @@ class StepStream(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def __repr__(self) -> str:
+        return f"<fogx stream of {self.dataset!r}>"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield items; a worker yields every so-manieth run of 64."""

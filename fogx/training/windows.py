@@ -21,6 +21,9 @@ SLACK_NS = 1_000
 _MOST = 100_000
 """Steps in a window."""
 
+_FAR_S = 1e9
+"""The farthest time of a window, about 30 years: what is farther does not fit into ns beside a time of today."""
+
 
 @dataclass(frozen=True)
 class StepWindow:
@@ -42,9 +45,17 @@ class TimeWindow:
 
     Args:
         offsets_s: W times in s; 0 is the time of the item's own step.
+
+    Raises:
+        SelectionError: A time that is too far away to be counted in ns.
     """
 
     offsets_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        farthest = max(self.offsets_s, key=abs, default=0.0)
+        if abs(farthest) > _FAR_S:
+            raise SelectionError(f"a window has times up to {_FAR_S:g} s from the item's own, found {farthest:g} s.")
 
     def __len__(self) -> int:
         return len(self.offsets_s)
@@ -99,7 +110,7 @@ def seconds(start: float, stop: float, *, hz: float) -> TimeWindow:
     if not all(_is_number(value) for value in (start, stop, hz)) or hz <= 0:
         raise SelectionError(f"fox.seconds({start!r}, {stop!r}, hz={hz!r}): all are numbers, and hz is over 0.")
     # 0.3 * 10 is a little more than 3; that makes no fourth time.
-    count = min(math.ceil((stop - start) * hz - 1e-6), _MOST + 1)
+    count = math.ceil(min(max((stop - start) * hz - 1e-6, 0), _MOST + 1))
     return TimeWindow(tuple(float(start) + k / float(hz) for k in _counted(range(count), "times")))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import fogx as fox
 from fogx.codecs.jpeg import JpegCodec
-from fogx.errors import CorruptDataError, FeatureError, FeatureNotFoundError, ReadOnlyError, SelectionError
+from fogx.errors import CorruptDataError, FeatureError, FeatureNotFoundError, FogxError, ReadOnlyError, SelectionError
 from fogx.feature import Feature, Schema
 from fogx.jobs import derive as job
 from fogx.reading.episodes import locate, read_derived, read_sound
@@ -281,7 +281,7 @@ def test_an_index_that_places_too_few_is_named(dataset, monkeypatch):
     assert all(np.array_equal(after[name], before[name]) for name in ("depth", "mask"))
 
 
-def test_what_others_change_meanwhile_stays(tmp_path, monkeypatch):
+def test_what_others_change_meanwhile_stays(tmp_path, monkeypatch, caplog):
     dataset = fox.Dataset(tmp_path / "root", features=FEATURES)
     ids = [record(dataset, number) for number in range(6)]
     other = fox.Dataset(dataset.path)
@@ -297,10 +297,13 @@ def test_what_others_change_meanwhile_stays(tmp_path, monkeypatch):
 
     monkeypatch.setattr(job, "_made", meanwhile)
     assert dataset.derive(image_size=(12, 16)) == [ids[1], ids[2], ids[5]]
+    assert "derive: left 3 of 6 episodes as they are" in caplog.text
     dataset.refresh()
+    caplog.clear()
     assert dataset.get_episode_info()["note"].dropna().tolist() == ["mine"] * 2
     assert dataset.segments()["label"].tolist() == ["theirs"]
     assert dataset.derive(image_size=(12, 16)) == ids[3:5]
+    assert not caplog.text
     assert dataset.check(deep=True).empty
 
 
@@ -347,6 +350,9 @@ def test_what_does_not_fit_changes_nothing(dataset, tmp_path):
     for size in ((12,), (0, 4), "big", (12.5, 16)):
         with pytest.raises(SelectionError, match="image_size"):
             dataset.derive(image_size=size)
+    for features, says in ((5, "features= is a int"), ([5], "names 5, which no selected episode has")):
+        with pytest.raises(FogxError, match=says):
+            dataset.derive(image_size=(12, 16), features=features)
     for quality in (0, 101, 9.5, True):
         with pytest.raises(SelectionError, match="quality"):
             dataset.derive(image_size=(12, 16), quality=quality)

@@ -79,6 +79,20 @@ def test_what_goes_through_the_pipe_fits_into_it(monkeypatch, episodes):
     _same(index, ForkingPickler.loads(sent))
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("No usable temporary directory"), OSError(28, "No space left on device")])
+def test_where_no_file_can_be_written_all_is_sent(monkeypatch, error):
+    index, tried = _index(), []
+
+    def refused():
+        tried.append(1)
+        raise error
+
+    monkeypatch.setattr(handover.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(handover, "get_spawning_popen", lambda: object())
+    _same(index, ForkingPickler.loads(ForkingPickler.dumps(index)))
+    assert tried
+
+
 class _Here:
     """A file of this process, as `DupFd` is one of another."""
 

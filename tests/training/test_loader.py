@@ -206,6 +206,12 @@ def test_arguments_out_of_range(given, message):
         Loader(Numbers(3), InOrder(3), **{"batch_size": 1, **given})
 
 
+@pytest.mark.parametrize("state", [None, {}, "state", 3])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(SelectionError, match="This is no state of a fogx loader"):
+        Loader(Numbers(4), InOrder(4), 2).load_state_dict(state)
+
+
 def test_it_says_what_it_is_and_pickles():
     loader = Loader(Numbers(20), Shuffled(20), 3, seed=4, rank=1, world_size=2)
     next(iter(loader))
@@ -293,6 +299,26 @@ def test_ctrl_c_leaves_no_worker(tmp_path, whole_group, context, persistent, pin
     finally:
         training.kill()
         training.communicate()
+
+
+HELD = """
+    import sys
+    sys.path.insert(0, {root!r})
+    from fogx.training.loader import Loader
+    from fogx.training.order import InOrder
+    from tests.training.standins import Numbers
+
+    held = iter(Loader(Numbers(40), InOrder(40), 2, {workers}, persistent_workers={persistent}))
+    next(held)
+"""
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_a_program_ends_that_holds_an_iterator(tmp_path, workers, persistent):
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(HELD.format(root=str(ROOT), workers=workers, persistent=persistent)))
+    ended = subprocess.run([sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stderr == ""
 
 
 @pytest.fixture(scope="module")

@@ -223,6 +223,9 @@ def test_a_weight_is_above_zero(lab, weight):
 def test_sources_are_needed(lab, tmp_path):
     with pytest.raises(SelectionError, match=r"no sources; give pairs"):
         fox.mix([])
+    for pairs in ([lab["ours"]], lab["ours"], [("ours", 1.0)], [(lab["ours"], 1.0, 2)]):
+        with pytest.raises(SelectionError, match=r"source 0 is no pair of a dataset and a weight"):
+            fox.mix(pairs)
     with pytest.raises(SelectionError, match="epoch_size=0: allowed is a whole number from 1"):
         fox.mix([(lab["ours"], 1.0)], epoch_size=0)
 

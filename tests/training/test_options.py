@@ -125,6 +125,7 @@ def test_transform_is_given_items(unlike) -> None:
 
 def test_the_iterable_twin_gives_each_item_once(unlike) -> None:
     items = unlike.as_pytorch_dataset(features=["count"])
+    assert repr(items.iterable()) == f"<fogx stream of {items!r}>"
     for workers in (0, 2):
         loader = torch.utils.data.DataLoader(items.iterable(), batch_size=4, num_workers=workers)
         assert sorted(int(c) for batch in loader for c in batch["count"]) == sorted(
@@ -186,7 +187,16 @@ def test_frames_that_only_parquet_gives(unlike, monkeypatch) -> None:
         ({"rename": {"action": "step_index"}}, FogxError, "fogx's own step columns"),
         ({"where": "keep"}, SelectionError, "none of the 8 selected episodes has a segment with this label"),
         ({"where": 3}, SelectionError, "where= is a int"),
-        ({"where": pl.col("cuont") > 1}, FeatureNotFoundError, "cuont"),
+        ({"where": pl.col("cuont") > 1}, FeatureNotFoundError, "no column 'cuont'; there are: .*Did you mean 'count'"),
+        ({"windows": fox.steps(0, 2)}, SelectionError, r"windows= is a StepWindow; give a dict by feature"),
+        ({"windows": {3: fox.steps(0, 2)}}, FeatureNotFoundError, "names 3"),
+        ({"features": 5}, SelectionError, "features= is a int; give a name, or a list of names"),
+        ({"features": [5]}, FeatureNotFoundError, "no selected episode has 5"),
+        ({"rename": ["action"]}, SelectionError, "rename= is a list; give a dict"),
+        ({"goals": "last"}, SelectionError, "goals= is a str; give a dict"),
+        ({"relative": "count"}, SelectionError, "relative= is a str; give a dict"),
+        ({"exclude": ["action"], "normalize": "quantile"}, SelectionError, "exclude= is a list; give a dict"),
+        ({"exclude": {"action": 1}, "normalize": "quantile"}, FogxError, "give whole numbers of dimensions"),
         ({"where": pl.col("count") + 1}, SelectionError, "one bool a step"),
         ({"where": pl.col("count").max() > 1}, SelectionError, "gives 1 values"),
         ({"where": pl.col("count") > pl.col("language_instruction")}, SelectionError, "cannot be evaluated"),
@@ -195,6 +205,12 @@ def test_frames_that_only_parquet_gives(unlike, monkeypatch) -> None:
 def test_what_does_not_fit_is_refused_at_the_call(unlike, options, kind, says) -> None:
     with pytest.raises(kind, match=says):
         unlike.as_pytorch_dataset(**options)
+
+
+def test_numbers_of_numpy_are_numbers(unlike) -> None:
+    items = unlike.as_pytorch_dataset(features=["cam"], every=np.int64(2), image_size=(np.int32(16), np.int64(24)))
+    assert len(items) == len(unlike.as_pytorch_dataset(features=["count"], every=2))
+    assert next(iter(items.loader(np.int64(2), np.int64(0), np.int64(3))))["cam"].shape == (2, 3, 16, 24)
 
 
 def test_seconds_need_times_or_a_rate(tmp_path, bridge_dir) -> None:
