@@ -31,6 +31,11 @@ QUEUE_VALUES = 1024
 
 _MOST_THREADS = 8
 
+_PAUSE_S = 0.0015
+"""Sensors often send together. Where few values wait, encoders let their threads go first."""
+
+_FEW_VALUES = 8
+
 
 @dataclass(eq=False, slots=True)
 class Frame:
@@ -176,6 +181,8 @@ class Encoding:
 
     def _encode(self, job: _Job) -> None:
         if isinstance(job.content, np.ndarray):
+            if self._values <= _FEW_VALUES:
+                time.sleep(_PAUSE_S)
             try:
                 job.content = encode(job.line.name, job.content, job.line.feature)
             except Exception as error:  # whatever a codec raises must not end the recording of other sensors
