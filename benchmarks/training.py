@@ -42,7 +42,7 @@ SIZES = {"256": (256, 256, 250), "480": (480, 640, 150)}
 PACKAGES = ("numpy", "pyarrow", "simplejpeg", "torch", "h5py")
 LEFT_OUT = {
     ("step", "TensorDataset"), ("window", "TensorDataset"), ("window 480", "TensorDataset"), ("16 an episode", "TensorDataset"),
-    ("actions", "decode only"), ("actions", "memmap"), ("actions", "LeRobot image"), ("actions", "RLDS"),
+    ("actions", "decode only"), ("actions", "decode only, threads"), ("actions", "memmap"), ("actions", "LeRobot image"), ("actions", "RLDS"),
     ("step", "fogx, derived"), ("window", "fogx, derived"), ("actions", "fogx, derived"), ("16 an episode", "fogx, derived"),
     ("sequential", "TensorDataset"), ("sequential", "fogx, derived"),
 }  # fmt: skip
@@ -53,7 +53,7 @@ COLD_COPIES, MEMORY_TIMES = 8, 4
 GIGABIT = 125_000_000
 """Bytes a second."""
 AIMS = {
-    ("window", "decode only"): 0.8, ("window", "LeRobot video"): 3, ("window", "WebDataset"): 1, ("window", "Lance"): 1,
+    ("window", "decode only"): 0.8, ("window", "decode only, threads"): 0.8, ("window", "LeRobot video"): 3, ("window", "WebDataset"): 1, ("window", "Lance"): 1,
     ("window", "RLDS, Octo's way"): 1, ("actions", "TensorDataset"): 0.8,
 }  # fmt: skip
 """How many times as fast as a reader fogx shall be; with workers alone for `TensorDataset`."""

@@ -4,6 +4,7 @@
 fogx's own cases only: LeRobot's run in another Python.
 """
 
+import functools
 import io
 import itertools
 import json
@@ -14,6 +15,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ def batch_of_items(case: Case, starts: np.ndarray) -> Iterator[list[int]]:
             yield np.concatenate([random.integers(starts[e], starts[e + 1], case.together) for e in chosen]).tolist()
 
 
-def pictures(blobs: Sequence[bytes], side: int | None, shape: tuple[int, ...]) -> np.ndarray:
+def pictures(blobs: Sequence[bytes], side: int | None, shape: tuple[int, ...], threads: int = 1) -> np.ndarray:
     """Decode as fogx does, straight into the batch, and each object once: `(*shape, C, H, W)`."""
     from PIL import Image
     from simplejpeg import decode_jpeg, decode_jpeg_header  # type: ignore[import-untyped]
@@ -92,19 +94,36 @@ def pictures(blobs: Sequence[bytes], side: int | None, shape: tuple[int, ...]) -
     height, width = decode_jpeg_header(blobs[0])[:2]
     out = np.empty((len(blobs), side or height, side or width, 3), np.uint8)
     seen: dict[int, int] = {}
-    for place, blob in enumerate(blobs):
-        if (first := seen.setdefault(id(blob), place)) != place:
+    firsts = [seen.setdefault(id(blob), place) for place, blob in enumerate(blobs)]
+
+    def decode(places: Iterable[int]) -> None:
+        for place in places:
+            if side is None:
+                decode_jpeg(blobs[place], fastdct=True, fastupsample=False, buffer=out[place])
+            else:
+                picture = Image.fromarray(decode_jpeg(blobs[place], fastdct=True, fastupsample=False))
+                out[place] = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+
+    own = list(seen.values())
+    if threads == 1:
+        decode(own)
+    else:
+        list(_decoders(threads).map(decode, np.array_split(own, threads)))
+    for place, first in enumerate(firsts):
+        if place != first:
             out[place] = out[first]
-        elif side is None:
-            decode_jpeg(blob, fastdct=True, fastupsample=False, buffer=out[place])
-        else:
-            picture = Image.fromarray(decode_jpeg(blob, fastdct=True, fastupsample=False))
-            out[place] = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
     return np.moveaxis(out.reshape(*shape, *out.shape[1:]), -1, -3)
+
+
+@functools.cache
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
 
 
 class Rows:
     """Items of steps that lie one after the other, a batch at once. Each process opens files of its own."""
+
+    threads = 1
 
     def __init__(self, folder: Path, case: Case) -> None:
         self.folder, self.case = folder, case
@@ -128,7 +147,12 @@ class Rows:
     def frames(self, name: str, rows: np.ndarray) -> np.ndarray:
         unique, back = np.unique(rows, return_inverse=True)
         blobs = self.blobs(name, unique)
-        return pictures([blobs[number] for number in back.ravel().tolist()], self.case.side, rows.shape)
+        return pictures(
+            [blobs[number] for number in back.ravel().tolist()],
+            self.case.side,
+            rows.shape,
+            1 if multiprocessing.parent_process() else self.threads,
+        )
 
     def blobs(self, name: str, rows: np.ndarray) -> Sequence[bytes]:
         """Return the frames of rows, which rise."""
@@ -194,6 +218,12 @@ class Memory(Rows):
 
     def blobs(self, name: str, rows: np.ndarray) -> Sequence[bytes]:
         return [self._blobs[name][row] for row in rows.tolist()]
+
+
+class Threads(Memory):
+    """The same; without workers a thread a processor decodes, as in fogx."""
+
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Memmap(Rows):
@@ -426,6 +456,7 @@ READERS: dict[str, Callable[[Path, Case, int], Iterator[Any]]] = {
     "fogx": fogx,
     "fogx, derived": fogx_derived,
     "decode only": by_rows(Memory),
+    "decode only, threads": by_rows(Threads),
     "memmap": by_rows(Memmap),
     "TensorDataset": tensors,
     "HDF5": by_rows(Hdf5),

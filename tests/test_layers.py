@@ -44,6 +44,7 @@ ROOMS = {
     "fogx.registry": 0,
     "fogx.settings": 0,
     "fogx.memory": 0,
+    "fogx.threads": 0,
     "fogx.deprecation": 0,
     "fogx.ids": 0,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from fogx.storage.files.paths import partition_folder
 from fogx.storage.tables.derived import derived_name, derived_places
 from fogx.storage.tables.frames import FramesFiles, read_frames
 from fogx.storage.tables.index import PARTS, IndexRow, write_index
+from fogx.threads import processors
 from fogx.training.images import is_smooth, resized
 
 logger = logging.getLogger("fogx")
@@ -78,7 +78,7 @@ def derive(
     try:
         with (
             tqdm(total=len(work), desc="derive", unit="episode", disable=not config().progress) as bar,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            ThreadPoolExecutor(processors()) as pool,
         ):
             for group in _groups(work):
                 done.update(_derived(root, chosen, group, size, quality, pool, bar.update))

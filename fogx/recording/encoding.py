@@ -22,6 +22,7 @@ from fogx.feature import Feature
 from fogx.registry import get as plugin
 from fogx.settings import config
 from fogx.storage.tables.places import FramesPlace
+from fogx.threads import pool
 
 QUEUE_BYTES = 64 << 20
 """So much may wait to be encoded, in each episode."""
@@ -138,7 +139,7 @@ class Encoding:
                 self._values += 1
                 self._bytes += size
                 line.jobs.append(job)
-            _pool(os.getpid()).submit(self._encode, job)
+            _pool().submit(self._encode, job)
         except BaseException as error:  # the interpreter ends, or Ctrl-C came: whether a thread has it is not known
             self._encode(job)
             if not isinstance(error, RuntimeError):
@@ -154,7 +155,7 @@ class Encoding:
                 self._bytes += size
                 line.jobs.extend(jobs)
         try:
-            _pool(os.getpid()).submit(self._settle, line)
+            _pool().submit(self._settle, line)
         except RuntimeError:  # the interpreter ends
             self._settle(line)
 
@@ -259,14 +260,8 @@ def not_encoded(failed: Sequence[tuple[str, Exception]]) -> FeatureError:
     )
 
 
-_made: dict[int, ThreadPoolExecutor] = {}
-
-
-def _pool(pid: int) -> ThreadPoolExecutor:
-    # Threads do not come along over a fork, so each process has its own.
-    return _made.get(pid) or _made.setdefault(
-        pid, ThreadPoolExecutor(min(_processors(), _MOST_THREADS), "fogx encoder", _step_back)
-    )
+def _pool() -> ThreadPoolExecutor:
+    return pool("fogx encoder", _MOST_THREADS, _step_back)
 
 
 def _step_back() -> None:
@@ -274,10 +269,6 @@ def _step_back() -> None:
     if sys.platform == "linux":
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def by_line(frames: Sequence[Frame]) -> Iterator[tuple[Line, list[Frame]]]:

@@ -26,6 +26,7 @@ from fogx.training.draws import uniform
 from fogx.training.images import channels_first, is_smooth, resized
 from fogx.training.index import TrainingIndex
 from fogx.training.names import GOAL, LANGUAGE
+from fogx.training.parts import in_parts
 from fogx.training.source import FRAME, TIMES, block_key, make_block
 from fogx.training.values import nothing, wanted_dtype, wanted_shape
 from fogx.training.windows import StepWindow, Window, rate_positions, step_positions, time_positions
@@ -363,25 +364,29 @@ class _Frames:
         else:
             result = object_array([nothing(feature, self._spec.dtype, size)] * count)
         smooth = is_smooth(wanted.name, feature)
-        is_derived = self._is_derived(wanted)
-        for blob, cells, derived in zip(blobs, wanted.groups, is_derived.tolist(), strict=True):
-            first, *others = cells.tolist()
-            own, codec = self._codec(wanted.name, first // (count // len(self._rows.episodes)))
-            if derived:
-                own = in_size(own, self._index.sizes[wanted.name])
-            if regular and shape == (own.shape or ()) and hasattr(codec, "decode_into"):
-                codec.decode_into(blob, own, result[first])
-                value = result[first]
-            else:
-                value = codec.decode(blob, own)
-                if size is not None and feature.is_image:
-                    value = resized(value, size, smooth=smooth)
-                if not regular:
-                    value = channels_first(value, has_channels=has_channels) if feature.is_image else value
-                    value = value.item() if value.dtype == object else value.astype(wanted_dtype(feature, self._spec.dtype))
-                result[first] = value
-            for cell in others:
-                result[cell] = value
+        is_derived = self._is_derived(wanted).tolist()
+
+        def decode(part: slice) -> None:
+            for blob, cells, derived in zip(blobs[part], wanted.groups[part], is_derived[part], strict=True):
+                first, *others = cells.tolist()
+                own, codec = self._codec(wanted.name, first // (count // len(self._rows.episodes)))
+                if derived:
+                    own = in_size(own, self._index.sizes[wanted.name])
+                if regular and shape == (own.shape or ()) and hasattr(codec, "decode_into"):
+                    codec.decode_into(blob, own, result[first])
+                    value = result[first]
+                else:
+                    value = codec.decode(blob, own)
+                    if size is not None and feature.is_image:
+                        value = resized(value, size, smooth=smooth)
+                    if not regular:
+                        value = channels_first(value, has_channels=has_channels) if feature.is_image else value
+                        value = value.item() if value.dtype == object else value.astype(wanted_dtype(feature, self._spec.dtype))
+                    result[first] = value
+                for cell in others:
+                    result[cell] = value
+
+        in_parts(decode, len(blobs))
         result = result.reshape(*wanted.shape, *result.shape[1:])
         return channels_first(result, has_channels=has_channels) if regular and feature.is_image else result
 

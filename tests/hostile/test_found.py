@@ -16,6 +16,7 @@ import simplejpeg
 from PIL import Image
 
 import fogx as fox
+from fogx.codecs import jpeg
 from fogx.codecs.header import image_header
 from fogx.codecs.jpeg import JpegCodec
 from fogx.codecs.png import PngCodec
@@ -70,6 +71,40 @@ def test_a_thousand_scans_of_a_jpeg_are_refused():
     last = data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(CorruptDataError, match="scans, allowed are 64"):
         JpegCodec().decode(data[:-2] + 1_000 * last + b"\xff\xd9", feature)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"\xff\xfe\x00\x06\xff\xc0\x00\x11",  # a comment that holds a frame
+        b"\xff\xfe\x00\x00\xff\xc0\x00\x11",  # one without a length
+        b"\xff\xff\x00\x02\xff\xc0\x00\x11",  # a byte that fills
+        b"\xff\x01\x00\x02\xff\xc0\x00\x11",  # a marker that has no length
+        b"\xff\xfe\x00\x02\x00\x00\xff\xc0\x00\x11",  # stray bytes
+        b"\xff\xef\x00\x08" + simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)),  # a picture that ends before its segment
+    ],
+)
+def test_scans_are_counted_whatever_stands_before_the_frame(before):
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert not jpeg._is_sequential(data[:2] + before + data[2:])
+    with pytest.raises(CorruptDataError, match=r"scans, allowed are 64|no readable header|the feature has shape"):
+        JpegCodec().decode(data[:2] + before + data[2:-2] + 1_000 * last + b"\xff\xd9", Feature("uint8", (64, 64, 3)))
+
+
+def test_a_sequential_jpeg_is_known_as_one():
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", comment=b"\xff\xc2", dpi=(72, 72))
+    for data in (simplejpeg.encode_jpeg(pixels), out.getvalue()):
+        assert jpeg._is_sequential(data)
+        assert not any(jpeg._is_sequential(data[:size]) for size in range(len(data[: data.index(b"\xff\xc0")])))
+        # Of a frame that has all components in one scan no decoder takes another.
+        scan = data[data.rindex(b"\xff\xda") : -2]
+        with pytest.raises(CorruptDataError, match="cannot be decoded"):
+            JpegCodec().decode(data[:-2] + 1_000 * scan + b"\xff\xd9", Feature("uint8", (64, 64, 3)))
 
 
 def test_a_jpeg_of_unknown_subsampling():

@@ -1,0 +1,28 @@
+"""Threads that share the processors of this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+_pools: dict[tuple[int, str], ThreadPoolExecutor] = {}
+
+
+def pool(name: str, most: int | None = None, begin: Callable[[], None] | None = None) -> ThreadPoolExecutor:
+    """Return the threads of a name, which all of this process share: one a processor, or fewer.
+
+    They do not come along over a fork, so each process has its own.
+
+    Args:
+        name: What they are called.
+        most: So many there may be.
+        begin: Called in each when it starts.
+    """
+    key = os.getpid(), name
+    return _pools.get(key) or _pools.setdefault(key, ThreadPoolExecutor(min(processors(), most or processors()), name, begin))
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,39 @@
+"""Work on the frames of a batch, in parts side by side: decoders leave Python's lock to others."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+
+from fogx.threads import pool, processors
+
+_FEWEST = 4
+"""Frames of a part: fewer are not worth a thread."""
+
+
+def in_parts(work: Callable[[slice], None], count: int) -> None:
+    """Do all of `count` frames: in this thread, and in others where this process is no worker of a loader.
+
+    Workers share the processors already, and their number is what the user chose.
+
+    Args:
+        work: Does some of the frames, which touch nothing of the others'; called from several threads.
+        count: How many there are.
+    """
+    parts = 1 if multiprocessing.parent_process() else max(1, min(processors(), count // _FEWEST))
+    bounds = [count * part // parts for part in range(parts + 1)]
+    mine, *others = itertools.starmap(slice, itertools.pairwise(bounds))
+    pending: list[Future[None]] = []
+    try:
+        for part in others:
+            try:
+                pending.append(pool("fogx decoder").submit(work, part))
+            except RuntimeError:  # the interpreter ends
+                work(part)
+        work(mine)
+    finally:
+        wait(pending)
+    for done in pending:
+        done.result()
