@@ -202,7 +202,10 @@ class Exporter(Protocol):
 
 @runtime_checkable
 class Codec(Protocol):
-    """Encodes single values kept in `frames`. Found by name through entry point group `fogx.codecs`."""
+    """Encodes single values kept in `frames`. Found by name through entry point group `fogx.codecs`.
+
+    One instance serves a process, and several of its threads at once.
+    """
 
     def encode(self, value: np.ndarray) -> bytes:
         """Encode one array."""
