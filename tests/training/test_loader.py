@@ -441,3 +441,26 @@ def test_two_processes_share_epochs_and_resume(tmp_path):
     alone = Loader(Numbers(23), Shuffled(23), 4)
     alone.load_state_dict(state)
     assert sorted(list(pair) for batch in alone for pair in pairs(batch)) == sorted([*third, *fourth])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_batches_of_workers_are_those_of_this_process(tmp_path, method):
+    with fox.Dataset(tmp_path / "root").new_episode() as episode:
+        for step in range(6):
+            image = np.random.default_rng(step).integers(0, 255, (96, 96, 3), np.uint8)
+            episode.add_step({"camera": image, "action": np.float32([step, 1]), "language_instruction": f"step {step}"})
+    items = fox.Dataset(tmp_path / "root").as_pytorch_dataset(windows={"action": fox.steps(0, 2)})
+    here = list(items.loader(4, shuffle=False))
+    sent = list(items.loader(4, 1, shuffle=False, multiprocessing_context=method, persistent_workers=False))
+    assert [type(batch) for batch in sent] == [dict, dict]
+    for mine, theirs in zip(here, sent, strict=True):
+        assert list(mine) == list(theirs)
+        for name, value in mine.items():
+            if isinstance(value, torch.Tensor):
+                assert theirs[name].dtype == value.dtype
+                assert torch.equal(theirs[name], value), name
+                theirs[name].zero_()  # it may be written to
+            else:
+                assert theirs[name] == value
+    # What is large need not be copied; a small one is no file of shared memory.
+    assert [sent[0][name].is_shared() for name in ("camera", "action", "action_is_pad")] == [True, False, False]
