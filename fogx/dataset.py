@@ -349,8 +349,9 @@ class Dataset:
 
         Columns: `episode_id`, `label`, `start_s` and `stop_s` (since the start of the episode), `start_ns` and `stop_ns` (as
         `timestamp_ns` of steps), `start_step` and `stop_step`, `from_start` and `to_end` (bool: it starts, or stops, where the
-        episode does, also after `realign`), `value`, and `source`: `"recording"`, or `"annotate:"` and the name of a user. All are half-open: the step at `stop` is not in the segment. Without times `start_ns` and `stop_ns` are null,
-        and seconds are those of `control_hz`, or null. A segment that lies between two steps has `start_step == stop_step`.
+        episode does, also after `realign`), `value`, and `source`: `"recording"`, or `"annotate:"` and the name of a user. All are
+        half-open: the step at `stop` is not in the segment. Without times `start_ns` and `stop_ns` are null, and seconds are those of
+        `control_hz`, or null. A segment that lies between two steps has `start_step == stop_step`.
 
         Args:
             episodes: As in `read_by`.

@@ -150,7 +150,7 @@ class Schema(Mapping[str, Feature]):
             return self.features[name]
         except KeyError:
             raise FeatureNotFoundError(
-                f"no feature {name!r}; there are: {listing(self.features)}.{did_you_mean(str(name), self.features)}"
+                f"no feature {name!r}; there are: {listing(self.features)}.{did_you_mean(name, self.features)}"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

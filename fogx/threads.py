@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _pools: dict[tuple[int, str], ThreadPoolExecutor] = {}
 
@@ -21,6 +24,24 @@ def pool(name: str, most: int | None = None, begin: Callable[[], None] | None = 
     """
     key = os.getpid(), name
     return _pools.get(key) or _pools.setdefault(key, ThreadPoolExecutor(min(processors(), most or processors()), name, begin))
+
+
+def submit(threads: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
+    """Let a thread do some work; where the interpreter ends, and starts none any more, it is done when this returns.
+
+    Args:
+        threads: A pool.
+        work: What is to be done.
+    """
+    try:
+        return threads.submit(work)
+    except RuntimeError:
+        done: Future[T] = Future()
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 def processors() -> int:

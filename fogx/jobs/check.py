@@ -13,7 +13,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from fogx.errors import CorruptDataError, DatasetNotFoundError, FeatureError, listing
-from fogx.feature import Schema
+from fogx.feature import Feature, Schema
 from fogx.protocols import Column, EpisodeData, Samples, Segment
 from fogx.reading.episodes import decoder
 from fogx.settings import config
@@ -397,17 +397,10 @@ def _values_of(groups: _Groups, member: _Member, seen: Examined) -> list[Finding
         except DamagedError as damage:
             found.append(Finding(damage.kind, place.file, damage.what, episode_ids=ids))
             continue
-        decode = decoder(member.schema[place.feature])
-        for number, blob in enumerate(blobs):
-            try:
-                decode(blob)
-            except (CorruptDataError, FeatureError) as error:
-                what = (
-                    f"Frame {place.first_frame + number} of {place.feature!r} is what was stored, and cannot be decoded: {error}"
-                )
-                remedy = "delete() the episode, or live without the frame."
-                found.append(Finding("unreadable", place.file, what, remedy, episode_ids=ids, severity="notice"))
-                break
+        if (bad := _undecodable(blobs, member.schema[place.feature])) is not None:
+            what = f"Frame {place.first_frame + bad[0]} of {place.feature!r} is what was stored, and cannot be decoded: {bad[1]}"
+            remedy = "delete() the episode, or live without the frame."
+            found.append(Finding("unreadable", place.file, what, remedy, episode_ids=ids, severity="notice"))
     try:
         times = _check_steps(groups, member, found)
         held = seen.segments.get(index.episode_id, [])
@@ -428,15 +421,22 @@ def _check_derived_values(store: Store, seen: Examined, members: Sequence[_Membe
     for member, place in sorted(found, key=lambda entry: (entry[1].file, entry[1].row_group, entry[1].first_row)):
         try:
             blobs = check_frames(groups.read(place), place, member.index.episode_id)
-            decode = decoder(source_of(place.feature, member.schema)[1])
-            for number, blob in enumerate(blobs):
-                try:
-                    decode(blob)
-                except (CorruptDataError, FeatureError) as error:
-                    what = f"Frame {place.first_frame + number} of {place.feature!r} cannot be decoded: {error}"
-                    raise DamagedError("unreadable", what) from error
+            if (bad := _undecodable(blobs, source_of(place.feature, member.schema)[1])) is not None:
+                what = f"Frame {place.first_frame + bad[0]} of {place.feature!r} cannot be decoded: {bad[1]}"
+                raise DamagedError("unreadable", what)
         except DamagedError as damage:
             seen.of_derived.append(Finding(damage.kind, place.file, damage.what, _AGAIN, episode_ids=(member.index.episode_id,)))
+
+
+def _undecodable(blobs: Iterable[bytes], feature: Feature) -> tuple[int, Exception] | None:
+    """Return the number of the first frame that cannot be decoded, and the error."""
+    decode = decoder(feature)
+    for number, blob in enumerate(blobs):
+        try:
+            decode(blob)
+        except (CorruptDataError, FeatureError) as error:
+            return number, error
+    return None
 
 
 def _check_steps(groups: _Groups, member: _Member, found: list[Finding]) -> np.ndarray | None:

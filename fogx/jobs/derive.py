@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from fogx.feature import Feature
 from fogx.jobs.compact import repoint
 from fogx.reading.episodes import Located, decoder, locate
 from fogx.reading.roots import Chosen, Root
-from fogx.reading.training import checked_size
+from fogx.reading.training import checked_size, listed_features
 from fogx.settings import config
 from fogx.storage.files.paths import partition_folder
 from fogx.storage.tables.derived import derived_name, derived_places
@@ -64,10 +64,9 @@ def derive(
     quality = config().jpeg_quality if quality is None else quality
     if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
         raise SelectionError(f"quality={quality!r}: give a whole number from 1 to 100, or nothing for fox.config().jpeg_quality.")
-    if features is not None and not isinstance(features, Iterable):
-        raise SelectionError(f"features= is a {type(features).__name__}; give a name, or a list of names.")
+    asked = listed_features(features)
     located = locate(chosen, ("frames", "derived"))
-    wanted = None if features is None else _checked([features] if isinstance(features, str) else features, located)
+    wanted = None if asked is None else _checked(asked, located)
     work = [
         _Work(position, member, names)
         for position, member in enumerate(located)

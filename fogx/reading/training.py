@@ -88,9 +88,7 @@ def training_data(
     if keys is not None:
         _check_choice("keys", keys, KEYS)
     whole_number("every", every, 1)
-    features = [features] if isinstance(features, str) else features
-    if features is not None and not isinstance(features, Iterable):
-        raise SelectionError(f"features= is a {type(features).__name__}; give a name, or a list of names.")
+    features = listed_features(features)
     episodes = _episodes(chosen, with_tasks=language is not None)
     made = None if align is None else _made_anew(chosen, align)
     if made is not None:
@@ -357,16 +355,16 @@ def _mask(chosen: Chosen, where: pl.Expr | Mask, names: _Names, total: int, alig
             )
         return where(chosen)
     steps = names.renamed(lazy_steps(chosen, "index", None, align))
-    known = steps.collect_schema().names()
-    unknown = [name for name in where.meta.root_names() if name not in known]
-    if unknown:
-        raise FeatureNotFoundError(
-            f"where=: no column {unknown[0]!r}; there are: {listing(known)}.{did_you_mean(unknown[0], known)}"
-        )
     try:
         found = steps.select(where.alias("where")).collect()["where"]
     except pl.exceptions.ColumnNotFoundError as error:
-        raise FeatureNotFoundError(f"where=: no column {in_one_line(error)}; there are: {listing(known)}.") from error
+        known = steps.collect_schema().names()
+        unknown = [name for name in where.meta.root_names() if name not in known]
+        said = f"{unknown[0]!r}" if unknown else in_one_line(error)
+        meant = did_you_mean(unknown[0], known) if unknown else ""
+        raise FeatureNotFoundError(f"where=: no column {said}; there are: {listing(known)}.{meant}") from (
+            None if unknown else error
+        )
     except pl.exceptions.PolarsError as error:
         raise SelectionError(f"where= cannot be evaluated over the columns of steps: {in_one_line(error)}.") from error
     if found.dtype != pl.Boolean or len(found) != total:
@@ -435,6 +433,17 @@ def _may_be_derived(name: str, stored: str, feature: Feature, size: tuple[int, i
     """Return whether frames that `derive` made of a feature are what resizing would give."""
     # Another name may ask for another way of resizing.
     return feature.is_image and (feature.shape or ())[:2] != size and is_smooth(name, feature) == is_smooth(stored, feature)
+
+
+def listed_features(given: str | Iterable[str] | None) -> list[str] | None:
+    """Return the names that `features=` gives, `None` for all.
+
+    Raises:
+        SelectionError: Neither a name nor several.
+    """
+    if given is not None and not isinstance(given, Iterable):
+        raise SelectionError(f"features= is a {type(given).__name__}; give a name, or a list of names.")
+    return [given] if isinstance(given, str) else None if given is None else list(given)
 
 
 def checked_size(given: object) -> tuple[int, int]:

@@ -186,8 +186,7 @@ class Channel:
 
     def outgrow(self, after: Feature) -> Iterator[tuple[int, np.ndarray]]:
         """Make it a feature in `frames`; return the (sample, value) that it had, which are to be added anew."""
-        earlier: Iterable[Stored] = self._objects if self._numbers is None else self._numbers[: len(self._rows)]
-        had, none = zip(self._rows, map(_as_array, earlier), strict=True), array("q")
+        had, none = zip(self._rows, map(_as_array, self._kept), strict=True), array("q")
         # All at once: Ctrl-C comes between calls, of which there is none here.
         self.feature, self._rows, self._objects, self._numbers, self._objects_bytes = after, none, [], None, 0
         return had
@@ -223,6 +222,11 @@ class Channel:
             for step, value in zip(steps.tolist(), kept, strict=True):
                 values[step] = value
         return Column(values, None if valid.all() else valid)
+
+    @property
+    def _kept(self) -> Iterable[Stored]:
+        """The values that are in memory as they are, one of each of `_rows`."""
+        return self._objects if self._numbers is None else self._numbers[: len(self._rows)]
 
     @property
     def _in_frames(self) -> bool:
@@ -267,8 +271,7 @@ class Channel:
 
     def _move(self, after: Feature, stamps_ns: Sequence[int]) -> None:
         """Let earlier values go to `frames`."""
-        values: Iterable[Stored] = self._objects if self._numbers is None else self._numbers[: len(self._rows)]
-        encoded = [encode(self.name, _as_array(value), after) for value in values]
+        encoded = [encode(self.name, _as_array(value), after) for value in self._kept]
         frames = [(row, stamps_ns[row] if stamps_ns else 0, data) for row, data in zip(self._rows, encoded, strict=True)]
         line = self._frames.line(self.name, after)
         try:

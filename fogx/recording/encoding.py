@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -10,7 +11,6 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from fogx.feature import Feature
 from fogx.registry import get as plugin
 from fogx.settings import config
 from fogx.storage.tables.places import FramesPlace
-from fogx.threads import pool
+from fogx.threads import pool, submit
 
 QUEUE_BYTES = 64 << 20
 """So much may wait to be encoded, in each episode."""
@@ -139,11 +139,10 @@ class Encoding:
                 self._values += 1
                 self._bytes += size
                 line.jobs.append(job)
-            _pool().submit(self._encode, job)
-        except BaseException as error:  # the interpreter ends, or Ctrl-C came: whether a thread has it is not known
+            _in_background(functools.partial(self._encode, job))
+        except BaseException:  # Ctrl-C came: whether a thread has it is not known
             self._encode(job)
-            if not isinstance(error, RuntimeError):
-                raise
+            raise
 
     def submit_first(self, line: Line, frames: Sequence[tuple[int, int, bytes]]) -> None:
         """Take the first (sample, stamp, data) of a line, which are encoded already; to do it again does no harm."""
@@ -154,10 +153,7 @@ class Encoding:
                 self._values += len(jobs)
                 self._bytes += size
                 line.jobs.extend(jobs)
-        try:
-            _pool().submit(self._settle, line)
-        except RuntimeError:  # the interpreter ends
-            self._settle(line)
+        _in_background(functools.partial(self._settle, line))
 
     def drain(self, told: Callable[[int], None] = lambda left: None, *, limit_s: float = math.inf) -> None:
         """Return when all values that were taken are encoded, or after a while; `told` is called with how many are not."""
@@ -260,8 +256,8 @@ def not_encoded(failed: Sequence[tuple[str, Exception]]) -> FeatureError:
     )
 
 
-def _pool() -> ThreadPoolExecutor:
-    return pool("fogx encoder", _MOST_THREADS, _step_back)
+def _in_background(work: Callable[[], None]) -> None:
+    submit(pool("fogx encoder", _MOST_THREADS, _step_back), work)
 
 
 def _step_back() -> None:

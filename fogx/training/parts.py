@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 
-from fogx.threads import pool, processors
+from fogx.threads import pool, processors, submit
 
 _FEWEST = 4
 """Frames of a part: fewer are not worth a thread."""
@@ -28,10 +29,7 @@ def in_parts(work: Callable[[slice], None], count: int) -> None:
     pending: list[Future[None]] = []
     try:
         for part in others:
-            try:
-                pending.append(pool("fogx decoder").submit(work, part))
-            except RuntimeError:  # the interpreter ends
-                work(part)
+            pending.append(submit(pool("fogx decoder"), functools.partial(work, part)))
         work(mine)
     finally:
         wait(pending)

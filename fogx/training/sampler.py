@@ -65,8 +65,9 @@ class Cursor:
         """
         wanted = self.state_dict()
         if not isinstance(state, Mapping) or set(state) != set(wanted):
+            found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise SelectionError(
-                f"This is no state of a fogx loader: it has {sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__}, needed are {sorted(wanted)}. "
+                f"This is no state of a fogx loader: it has {found}, needed are {sorted(wanted)}. "
                 "Give what state_dict() of a loader or sampler of fogx returned."
             )
         if state["order"] != wanted["order"]:

@@ -139,7 +139,7 @@ PARTS = ("steps", "frames", "streams", "metadata", "stats", "derived")
 
 
 def read_index(
-    store: Store, pointer: str, rows: Sequence[int], parts: Sequence[str] = ("steps", "frames", "streams", "metadata", "derived")
+    store: Store, pointer: str, rows: Sequence[int], parts: Sequence[str] = ("steps", "frames", "streams", "metadata")
 ) -> list[IndexRow]:
     """Return rows of an `index` file by position, with only the `parts` asked for (others are empty).
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +22,7 @@ from fogx.storage.tables.nested import split_metadata
 from fogx.storage.tables.places import FramesPlace, StepsPlace
 from fogx.storage.tables.segments import write_segments
 from fogx.storage.tables.steps import StepsWriter
+from fogx.threads import pool, submit
 
 _PIECE = 100_000
 """Steps that are counted at once."""
@@ -31,10 +30,8 @@ _PIECE = 100_000
 
 def _hashing(data: EpisodeData) -> Callable[[], bytes]:
     """Return what gives the digest of an episode; of a long one another thread works it out meanwhile."""
-    if data.num_steps > _PIECE:
-        with suppress(RuntimeError):  # the interpreter ends
-            return ThreadPoolExecutor(1).submit(digest, data).result
-    return functools.partial(digest, data)
+    hashed = functools.partial(digest, data)
+    return submit(pool("fogx digest"), hashed).result if data.num_steps > _PIECE else hashed
 
 
 @dataclass(frozen=True)
