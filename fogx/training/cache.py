@@ -11,9 +11,10 @@ import json
 import logging
 import mmap
 import os
+import threading
 import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class BlockCache:
         self._mapped: OrderedDict[int, Block] = OrderedDict()
         self._kept: OrderedDict[int, Block] = OrderedDict()
         self._told = False
+        # One for each process: a fork may find another thread in the middle of making a block.
+        self._making: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
     def __reduce__(self) -> tuple[type[BlockCache], tuple[object, ...]]:
         return BlockCache, (self._keys, self._make, self._expected_bytes)
@@ -80,7 +83,7 @@ class BlockCache:
     @property
     def kept_bytes(self) -> int:
         """Bytes of blocks that are kept in memory since they could not be written."""
-        return sum(block.nbytes for block in self._kept.values())
+        return sum(block.nbytes for block in list(self._kept.values()))
 
     def get(self, number: int) -> Block:
         """Return a block.
@@ -88,6 +91,23 @@ class BlockCache:
         Raises:
             CorruptDataError: What it is made of is damaged.
         """
+        block = self._held(number)
+        if block is not None:
+            return block
+        with self._making[os.getpid()]:  # two batches that are read at once often want the same blocks
+            block = self._held(number)
+            if block is not None:
+                return block
+            block, mapped = self._from_folder(number)
+            held = self._mapped if mapped else self._kept
+            held[number] = block
+            while len(self._mapped) > _OPEN_BLOCKS:
+                self._mapped.popitem(last=False)
+            while len(self._kept) > 1 and self.kept_bytes > config().memory_mb << 20:
+                self._kept.popitem(last=False)
+        return block
+
+    def _held(self, number: int) -> Block | None:
         for held in (self._mapped, self._kept):
             block = held.get(number)
             if block is not None:
@@ -95,14 +115,7 @@ class BlockCache:
                 with suppress(KeyError):
                     held.move_to_end(number)
                 return block
-        block, mapped = self._from_folder(number)
-        held = self._mapped if mapped else self._kept
-        held[number] = block
-        while len(self._mapped) > _OPEN_BLOCKS:
-            self._mapped.popitem(last=False)
-        while len(self._kept) > 1 and self.kept_bytes > config().memory_mb << 20:
-            self._kept.popitem(last=False)
-        return block
+        return None
 
     def _from_folder(self, number: int) -> tuple[Block, bool]:
         """Return a block, and whether it is mapped."""

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from fogx.errors import SelectionError, missing_extra
+from fogx.training.ahead import ReadAhead, Reading
 from fogx.training.anchors import whole_number
 from fogx.training.order import Draws, Order, derived, num_steps, share, step_size
 from fogx.training.sampler import Cursor
@@ -30,6 +31,9 @@ _WORKERS = 3
 
 _AT_ONCE = 16
 """Batches whose items are worked out together, which takes about as long as for one."""
+
+_AHEAD = 2
+"""Batches that are read ahead, as in PyTorch."""
 
 _GRACE_S = 1.0
 """So long workers may take to end by themselves."""
@@ -68,7 +72,8 @@ class Loader:
         dataset: What to read: `__getitems__` gets `Draws`.
         order: The order of its items.
         batch_size: Samples of a batch of one rank.
-        num_workers: Processes that read ahead; 0 reads in this one.
+        num_workers: Processes that read ahead. Without any, threads of this process do, where the dataset says that it gains by it
+            (`reads_ahead`); what a user has given is called in the thread that iterates.
         seed: From 0. Same seed, same order, whatever ranks, workers and batch size.
         drop_last: Leave out what fills no whole batch on all ranks. Otherwise the ranks share it, and batches may be smaller.
         rank: This rank; `None` asks `torch.distributed` when an iteration begins, and is 0 where that is not in use.
@@ -77,7 +82,7 @@ class Loader:
         pin_memory: As in `torch.utils.data.DataLoader`, as are the arguments that follow.
         persistent_workers: Keep the workers from one epoch to the next; `None` does.
         multiprocessing_context: `"fork"`, `"spawn"`, `"forkserver"`.
-        prefetch_factor: Batches that each worker reads ahead.
+        prefetch_factor: Batches that each worker, or without workers this process, reads ahead; `None` for 2.
         worker_init_fn: Called in each worker with its number.
 
     Raises:
@@ -110,18 +115,22 @@ class Loader:
         self.drop_last = drop_last
         self._place = None if rank is None or world_size is None else (rank, world_size)
         self._cursor = Cursor(order, seed)
-        self._batches = _Batches()
+        most = _AHEAD if prefetch_factor is None else whole_number("prefetch_factor", prefetch_factor, 0)
+        is_ahead = not self.num_workers and most > 0 and getattr(dataset, "reads_ahead", False)
+        ahead = ReadAhead(dataset, most) if is_ahead else None
+        read: Any = ahead or dataset
+        self._batches = _Batches(ahead)
         self._generator = torch.Generator()
         self._make = partial(
             DataLoader,
-            dataset,
+            read,
             batch_sampler=self._batches,
             num_workers=self.num_workers,
             collate_fn=collate_fn,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,
             multiprocessing_context=multiprocessing_context,
-            prefetch_factor=prefetch_factor,
+            prefetch_factor=prefetch_factor if self.num_workers else None,
             worker_init_fn=partial(_start_worker, worker_init_fn),
             generator=self._generator,
         )
@@ -218,7 +227,14 @@ class _Batches(Sampler[Any]):
 
     plan: _Plan
 
-    def __iter__(self) -> Iterator[Draws]:
+    def __init__(self, ahead: ReadAhead | None) -> None:
+        self._ahead = ahead
+
+    def __iter__(self) -> Iterator[Draws | Reading]:
+        draws = self._draws()
+        return draws if self._ahead is None else self._ahead.begun(draws)
+
+    def _draws(self) -> Iterator[Draws]:
         plan = self.plan
         ranges = (np.arange(start, stop) for _, start, stop in plan.steps() if start < stop)
         while several := list(islice(ranges, _AT_ONCE)):

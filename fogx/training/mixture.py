@@ -30,6 +30,9 @@ _BLOCK = 64
 _BLOCKS, _SOURCE = 4, 5
 """Keys of the permutations of blocks, and of the seeds of sources."""
 
+_Read = tuple[np.ndarray, list[tuple[StepDataset, np.ndarray, list[int], Any]]]
+"""What was read of draws: the `(B,)` source of each; for each source that has some, their rows, numbers in it, and what it read."""
+
 
 def mix(sources: Sequence[tuple[StepDataset, float]], *, epoch_size: int | None = None) -> Mixture:
     """Return several datasets as one, whose items are drawn by weight.
@@ -119,14 +122,34 @@ class Mixture:
             IndexError: Past the ends.
             CorruptDataError: Stored data fails a checksum.
         """
+        return self.finish(items, self.read(items))
+
+    def read(self, items: Sequence[int]) -> _Read:
+        """Return what `finish` makes items of; any thread may call it.
+
+        Raises:
+            IndexError: Past the ends.
+            CorruptDataError: Stored data fails a checksum.
+        """
         sources, draws = self.locate(items)
-        rows = [np.flatnonzero(sources == number) for number in range(len(self.sources))]
-        parts = [
-            (mine, source.__getitems__([draws[row] for row in mine.tolist()]))
-            for source, mine in zip(self.sources, rows, strict=True)
-            if len(mine)
-        ]
-        return joined(parts, sources, self._validity)
+        parts = []
+        for number, source in enumerate(self.sources):
+            rows = np.flatnonzero(sources == number)
+            mine = [draws[row] for row in rows.tolist()]
+            if mine:
+                parts.append((source, rows, mine, source.read(mine)))
+        return sources, parts
+
+    def finish(self, items: Sequence[int], read: _Read) -> Sequence[dict[str, Any]]:
+        """Return items of what was read, those of all sources as one batch."""
+        sources, parts = read
+        finished = [(rows, source.finish(mine, own)) for source, rows, mine, own in parts]
+        return joined(finished, sources, self._validity)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a loader without workers lets threads read; see `StepDataset.reads_ahead`."""
+        return any(source.reads_ahead for source in self.sources)
 
     def locate(self, items: Sequence[int]) -> tuple[np.ndarray, list[int]]:
         """Return the `(B,)` source of each item, and the number of the item in it.

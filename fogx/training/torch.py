@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -151,22 +152,57 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
             if not -count <= item < count:
                 raise IndexError(f"item {item} of {count}.")
         items = [item if item >= 0 else item + count for item in items]
-        try:
-            return self._made(items)
-        except Exception as error:
-            raise self._told(items, error) from None
+        return self.finish(items, self.read(items))
 
-    def _made(self, items: Sequence[int]) -> Sequence[dict[str, Any]]:
+    def read(self, items: Sequence[int]) -> list[Batch]:
+        """Return what `finish` makes items of; any thread may call it.
+
+        Args:
+            items: Their numbers, from 0.
+
+        Raises:
+            CorruptDataError: Stored data fails a checksum.
+        """
+        with self._telling(items, self._read):
+            return self._read(items)
+
+    def finish(self, items: Sequence[int], read: list[Batch]) -> Sequence[dict[str, Any]]:
+        """Return items of what was read: what the user asked to be done to them is done here.
+
+        Args:
+            items: Their numbers, from 0.
+            read: What `read` returned for them.
+        """
+        with self._telling(items, lambda one: self._finished(one, self._read(one))):
+            return self._finished(items, read)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a loader without workers lets threads read: numbers on this disk are there before a thread could hand them over."""
+        index = self._reader.index
+        has_frames = any(feature.in_frames for feature in index.features.values())
+        return has_frames or not all(store.is_local for store in index.episodes.stores)
+
+    def _read(self, items: Sequence[int]) -> list[Batch]:
+        return self._reader.episodes(items) if self.level == "episode" else [self._reader.batch(items)]
+
+    def _finished(self, items: Sequence[int], read: list[Batch]) -> Sequence[dict[str, Any]]:
         if self.level == "episode":
-            found = self._reader.episodes(items)
-            return [self._whole(int(number), batch) for number, batch in zip(items, found, strict=True)]
-        return Items(self._tensors(self._reader.batch(items)), len(items))
+            return [self._whole(int(number), batch) for number, batch in zip(items, read, strict=True)]
+        return Items(self._tensors(read[0]), len(items))
 
-    def _told(self, items: Sequence[int], error: Exception) -> Exception:
-        """Return the error of the first item that has one by itself, with a note of where it is; else the one of all."""
+    @contextmanager
+    def _telling(self, items: Sequence[int], make: Callable[[Sequence[int]], object]) -> Iterator[None]:
+        """Let an error be the one of the first item that has one by itself, with a note of where it is; else the one of all."""
+        try:
+            yield
+        except Exception as error:
+            raise self._told(items, make, error) from None
+
+    def _told(self, items: Sequence[int], make: Callable[[Sequence[int]], object], error: Exception) -> Exception:
         for item in items:
             try:
-                self._made([item])
+                make([item])
             except Exception as own:
                 own.add_note(f"This was {self._place(item)}.")
                 return own
@@ -244,7 +280,8 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
         Args:
             batch_size: Items of a batch of one rank.
-            num_workers: Processes that read ahead.
+            num_workers: Processes that read ahead. Without any, threads of this process do, where items have frames or are far away;
+                `transform=` is called in the thread that iterates.
             seed: From 0.
             shuffle: Whether items come in another order each epoch.
             options: `drop_last`, `rank`, `world_size`, `collate_fn`, and those of `torch.utils.data.DataLoader`; see

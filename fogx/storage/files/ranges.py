@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -97,7 +98,9 @@ class RangeReader:
             while len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)
         else:
-            self._open.move_to_end(pointer)
+            # Another thread may have taken it out meanwhile; who holds it can go on reading.
+            with suppress(KeyError):
+                self._open.move_to_end(pointer)
         return found
 
 
