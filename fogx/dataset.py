@@ -755,8 +755,9 @@ class Dataset:
             align: Makes the steps anew, as in `get_step_data`: once here, to count them, and once for the cache.
             pad: What stands past the ends of an episode: `"edge"` repeats its first or last step, `"zero"` gives zeros and empty
                 texts, `"drop"` leaves items out whose windows would leave the episode.
-            image_size: (height, width) of images; they are resized, bilinear and with antialias (masks, labels and depth: nearest), or
-                read where `derive` made them: then items of JPEG cameras differ by what its encoding loses.
+            image_size: (height, width) of images; they are resized, bilinear and with antialias (masks, labels and depth: nearest), the
+                pixels those of `torch.nn.functional.interpolate` of uint8 and within 1 of Pillow's; or read where `derive` made them:
+                then items of JPEG cameras differ by what its encoding loses.
             dtype: Of all floats: `"float16"`, `"float32"` or `"float64"`.
             language: Adds `language_instruction`: the first, or a random one, of the texts that tell the robot what to do at the
                 item's step (features named `language_…`) and the column `task`, of those that are not empty.

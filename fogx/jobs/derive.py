@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +34,9 @@ GROUP_BYTES = 1 << 30
 
 _PIECE = 256
 """Frames that are in memory at once."""
+
+_MANY_BYTES = 64 << 20
+"""For frames of so many bytes it is worth the second that PyTorch takes to load."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ def derive(
         if (names := dict(_missing(member, size, wanted, quality)))
     ]
     work.sort(key=lambda one: one.member.episode_id)
+    if sum(one.num_bytes for one in work) >= _MANY_BYTES:
+        with suppress(ImportError):  # where it is there, pictures are resized by it, in a tenth of the time
+            import torch  # noqa: F401
     done: set[str] = set()
     try:
         with (

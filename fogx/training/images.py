@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from fogx.feature import Feature
+from fogx.training.resize import smoothed
 
 _NEAREST_NAMES = ("mask", "seg", "label", "depth")
 """Between two labels, or two distances, lies nothing."""
@@ -22,16 +23,17 @@ def resized(pixels: np.ndarray, size: tuple[int, int], *, smooth: bool) -> np.nd
     Args:
         pixels: uint8, uint16 or bool (H, W) or (H, W, C), C up to 4.
         size: Height and width wanted.
-        smooth: Bilinear, with antialias where it gets smaller; else the nearest pixel.
+        smooth: Bilinear, with antialias where it gets smaller, of uint8; else the nearest pixel.
 
     Returns:
         The same dtype and channels.
     """
     if pixels.shape[:2] == size:
         return pixels
+    if smooth:
+        return smoothed(pixels.reshape(*pixels.shape[:2], -1), size).reshape(*size, *pixels.shape[2:])
     flat = pixels.reshape(pixels.shape[:2]) if pixels.shape[2:] == (1,) else pixels
-    kind = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-    image = Image.fromarray(np.ascontiguousarray(flat)).resize((size[1], size[0]), kind)
+    image = Image.fromarray(np.ascontiguousarray(flat)).resize((size[1], size[0]), Image.Resampling.NEAREST)
     return np.asarray(image, dtype=pixels.dtype).reshape(*size, *pixels.shape[2:])
 
 

@@ -1,5 +1,7 @@
 """Frames in the size of training: what resizing gives, beside originals that nothing touches; never more than a copy."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -371,3 +373,17 @@ def test_names_lead_back():
     for name in ("a/b", "n//2x3", "c//2x3", "a/b//2x", "a/b//0x3", "a/b//2x3q", "a/b//2x3q1234"):
         with pytest.raises(ValueError, match="no image of the episode"):
             source_of(name, schema)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_pytorch_is_loaded_for_many_frames_alone(tmp_path, many):
+    record(fox.Dataset(tmp_path / "root", features=FEATURES), 0, 2, sorted(FEATURES), 1)
+    code = f"""
+import sys
+import fogx as fox
+from fogx.jobs import derive
+derive._MANY_BYTES = {1 if many else 1 << 20}
+assert len(fox.Dataset({str(tmp_path / "root")!r}).derive(image_size=(8, 8))) == 1
+assert ("torch" in sys.modules) == {many}
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

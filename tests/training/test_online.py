@@ -292,6 +292,11 @@ def test_a_transform_is_applied_and_has_to_be_given_again(recorded, tmp_path):
 def test_a_robot_needs_neither_torch_nor_what_reads_datasets(recorded, tmp_path):
     items = recorded.as_pytorch_dataset(**SPEC, normalize="quantile", relative={"action": "observation/state"})
     items.online().save(tmp_path / "io.json")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    np.save(tmp_path / "seen.npy", picture)
+    here = items.online()(
+        {"observation/state": np.ones(4), "observation/wrist": picture, "observation/force": None}, timestamp_ns=1
+    )
     code = f"""
 import sys
 for name in ("torch", "polars", "deltalake", "pandas", "pyarrow", "simplejpeg", "datasketches"):
@@ -300,9 +305,10 @@ import numpy as np
 before = set(sys.modules)
 import fogx as fox
 online = fox.Online.load({str(tmp_path / "io.json")!r})
-seen = {{"observation/state": np.ones(4), "observation/wrist": np.zeros((40, 48, 3), np.uint8), "observation/force": None}}
+seen = {{"observation/state": np.ones(4), "observation/wrist": np.load({str(tmp_path / "seen.npy")!r}), "observation/force": None}}
 batch = online(seen, timestamp_ns=1)
 assert batch["image"].shape == (1, 2, 3, 24, 24), batch["image"].shape
+np.save({str(tmp_path / "image.npy")!r}, batch["image"])
 print(online.unnormalize(np.zeros((1, 4, 5), np.float32)).shape)
 new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(*(new - set(sys.stdlib_module_names)))
@@ -312,6 +318,9 @@ print(*(new - set(sys.stdlib_module_names)))
     first, second = shown.stdout.splitlines()
     assert first == "(1, 4, 5)"
     assert set(second.split()) - {"numpy"} == {"fogx", "PIL"}
+    assert np.array_equal(np.load(tmp_path / "image.npy"), np.asarray(here["image"])), (
+        "PyTorch, which is loaded here, changes no pixel"
+    )
 
 
 @pytest.mark.parametrize(
