@@ -44,9 +44,9 @@ LEFT_OUT = {
     ("step", "TensorDataset"), ("window", "TensorDataset"), ("window 480", "TensorDataset"), ("16 an episode", "TensorDataset"),
     ("actions", "decode only"), ("actions", "decode only, threads"), ("actions", "memmap"), ("actions", "LeRobot image"), ("actions", "RLDS"),
     ("step", "fogx, derived"), ("window", "fogx, derived"), ("actions", "fogx, derived"), ("16 an episode", "fogx, derived"),
-    ("sequential", "TensorDataset"), ("sequential", "fogx, derived"),
+    ("sequential", "TensorDataset"), ("sequential", "fogx, derived"), ("16 an episode", "dlimp"), ("sequential", "dlimp"),
 }  # fmt: skip
-"""No limit of the case, or the same as another reader of it."""
+"""No limit of the case, the same as another reader of it, or not what the reader does: dlimp mixes episodes."""
 FROM_DISK = ("fogx", "memmap", "HDF5", "WebDataset", "Lance")
 """Readers that `--memory` measures, unless others are named: they do not want all data in memory, nor much for themselves."""
 COLD_COPIES, MEMORY_TIMES = 8, 4

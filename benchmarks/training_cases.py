@@ -4,7 +4,6 @@
 fogx's own cases only: LeRobot's run in another Python.
 """
 
-import functools
 import io
 import itertools
 import json
@@ -14,8 +13,9 @@ import shutil
 import sys
 import tarfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,44 +86,35 @@ def batch_of_items(case: Case, starts: np.ndarray) -> Iterator[list[int]]:
             yield np.concatenate([random.integers(starts[e], starts[e + 1], case.together) for e in chosen]).tolist()
 
 
-def pictures(blobs: Sequence[bytes], side: int | None, shape: tuple[int, ...], threads: int = 1) -> np.ndarray:
-    """Decode as fogx does, straight into the batch, and each object once: `(*shape, C, H, W)`."""
-    from PIL import Image
+def pictures(blobs: Sequence[bytes], side: int | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Decode and scale as fogx does, straight into the batch, and each object once: `(*shape, C, H, W)`."""
     from simplejpeg import decode_jpeg, decode_jpeg_header  # type: ignore[import-untyped]
 
     height, width = decode_jpeg_header(blobs[0])[:2]
     out = np.empty((len(blobs), side or height, side or width, 3), np.uint8)
     seen: dict[int, int] = {}
-    firsts = [seen.setdefault(id(blob), place) for place, blob in enumerate(blobs)]
-
-    def decode(places: Iterable[int]) -> None:
-        for place in places:
-            if side is None:
-                decode_jpeg(blobs[place], fastdct=True, fastupsample=False, buffer=out[place])
-            else:
-                picture = Image.fromarray(decode_jpeg(blobs[place], fastdct=True, fastupsample=False))
-                out[place] = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
-
-    own = list(seen.values())
-    if threads == 1:
-        decode(own)
-    else:
-        list(_decoders(threads).map(decode, np.array_split(own, threads)))
-    for place, first in enumerate(firsts):
-        if place != first:
+    for place, blob in enumerate(blobs):
+        first = seen.setdefault(id(blob), place)
+        if first != place:
             out[place] = out[first]
+        elif side is None:
+            decode_jpeg(blob, fastdct=True, fastupsample=False, buffer=out[place])
+        else:
+            out[place] = scaled(decode_jpeg(blob, fastdct=True, fastupsample=False), side)
     return np.moveaxis(out.reshape(*shape, *out.shape[1:]), -1, -3)
 
 
-@functools.cache
-def _decoders(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
+def scaled(picture: np.ndarray, side: int) -> np.ndarray:
+    import torch
+
+    batch = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(batch, (side, side), mode="bilinear", antialias=True)
+    found: np.ndarray = small[0].permute(1, 2, 0).numpy()
+    return found
 
 
 class Rows:
     """Items of steps that lie one after the other, a batch at once. Each process opens files of its own."""
-
-    threads = 1
 
     def __init__(self, folder: Path, case: Case) -> None:
         self.folder, self.case = folder, case
@@ -147,12 +138,7 @@ class Rows:
     def frames(self, name: str, rows: np.ndarray) -> np.ndarray:
         unique, back = np.unique(rows, return_inverse=True)
         blobs = self.blobs(name, unique)
-        return pictures(
-            [blobs[number] for number in back.ravel().tolist()],
-            self.case.side,
-            rows.shape,
-            1 if multiprocessing.parent_process() else self.threads,
-        )
+        return pictures([blobs[number] for number in back.ravel().tolist()], self.case.side, rows.shape)
 
     def blobs(self, name: str, rows: np.ndarray) -> Sequence[bytes]:
         """Return the frames of rows, which rise."""
@@ -218,12 +204,6 @@ class Memory(Rows):
 
     def blobs(self, name: str, rows: np.ndarray) -> Sequence[bytes]:
         return [self._blobs[name][row] for row in rows.tolist()]
-
-
-class Threads(Memory):
-    """The same; without workers a thread a processor decodes, as in fogx."""
-
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Memmap(Rows):
@@ -320,8 +300,45 @@ def by_rows(make: Callable[[Path, Case], Rows], **options: Any) -> Callable[[Pat
     return read
 
 
+def in_threads(folder: Path, case: Case, workers: int) -> Iterator[Any]:
+    """The limit of fogx' loader without workers: a thread a processor decodes batches ahead, each a whole one."""
+    rows = Memory(folder, case)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    decoders, decoding = ThreadPoolExecutor(threads), deque[Future[Any]]()
+    for items in batch_of_items(case, rows.starts):
+        decoding.append(decoders.submit(rows.__getitems__, items))
+        if len(decoding) > threads:
+            yield decoding.popleft().result()
+
+
+class Given:
+    """The order of the others, for fogx' loader."""
+
+    def __init__(self, case: Case, starts: np.ndarray) -> None:
+        self._batches = batch_of_items(case, starts)
+        self._items = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def items(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
+        more = -(-(int(positions[-1]) + 1 - len(self._items)) // BATCH)
+        if more > 0:
+            self._items = np.concatenate([self._items, *itertools.islice(self._batches, max(more, len(self._items) // BATCH))])
+        return self._items[positions]
+
+
 def fogx(folder: Path, case: Case, workers: int) -> Iterator[Any]:
-    """`as_pytorch_dataset` in PyTorch's loader, with the same sampler as the others."""
+    """`as_pytorch_dataset` in fogx' loader, with the same sampler as the others."""
+    from fogx.training.loader import Loader
+    from fogx.training.torch import collate
+
+    order = Given(case, np.load(folder / "starts.npy"))
+    return iter(Loader(_items(str(folder / "root"), case), order, BATCH, workers, collate_fn=collate))
+
+
+def fogx_in_torch(folder: Path, case: Case, workers: int) -> Iterator[Any]:
+    """`as_pytorch_dataset` in PyTorch's loader, which reads nothing ahead where it has no workers."""
     from fogx.training.torch import collate
 
     sampler = batch_of_items(case, np.load(folder / "starts.npy"))
@@ -440,6 +457,40 @@ def rlds(decode_first: bool) -> Callable[[Path, Case, int], Iterator[Any]]:
     return read
 
 
+def dlimp(folder: Path, case: Case, workers: int) -> Iterator[Any]:
+    """dlimp's data set as Octo uses it: windows of bytes, shuffled among as many as the others, decoded by its functions as they leave."""
+    import dlimp as dl  # type: ignore[import-not-found]
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    threads = max(1, workers)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    (place,) = (folder / "rlds").glob("*/1.0.0")
+
+    def windows(episode: dict[str, Any]) -> dict[str, Any]:
+        count, made = tf.shape(episode["action"])[0], {}
+        for name, offsets in case.offsets.items():
+            wanted = tf.range(count)[:, None] + tf.constant(list(offsets))[None]
+            steps = tf.clip_by_value(wanted, 0, count - 1)
+            made[name], made[f"{name}_is_pad"] = tf.gather(episode[name], steps), steps != wanted
+        return made
+
+    def frames(one: dict[str, Any]) -> dict[str, Any]:
+        decoded = dl.transforms.decode_images(one, match=CAMERAS)
+        return decoded if case.side is None else dl.transforms.resize_images(decoded, match=CAMERAS, size=(case.side, case.side))
+
+    def decoded(item: dict[str, Any]) -> dict[str, Any]:
+        cameras = {name: item[name] for name in CAMERAS if name in item}
+        return item | (dl.vmap(frames)(cameras) if cameras else {})
+
+    data = dl.DLataset.from_rlds(tfds.builder_from_directory(str(place)), split="train")
+    data = data.repeat().traj_map(windows).flatten().shuffle(BUFFER).frame_map(decoded).batch(BATCH)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    return iter(data.with_options(options).iterator())
+
+
 def tensors(folder: Path, case: Case, workers: int) -> Iterator[Any]:
     """The limit of numbers: a `TensorDataset` in memory that holds all windows already, in the same loader."""
     import torch
@@ -454,9 +505,10 @@ def tensors(folder: Path, case: Case, workers: int) -> Iterator[Any]:
 
 READERS: dict[str, Callable[[Path, Case, int], Iterator[Any]]] = {
     "fogx": fogx,
+    "fogx, torch's loader": fogx_in_torch,
     "fogx, derived": fogx_derived,
     "decode only": by_rows(Memory),
-    "decode only, threads": by_rows(Threads),
+    "decode only, threads": in_threads,
     "memmap": by_rows(Memmap),
     "TensorDataset": tensors,
     "HDF5": by_rows(Hdf5),
@@ -464,6 +516,7 @@ READERS: dict[str, Callable[[Path, Case, int], Iterator[Any]]] = {
     "Lance": by_rows(Lance, multiprocessing_context="spawn"),  # its threads do not survive a fork
     "RLDS": rlds(decode_first=True),
     "RLDS, Octo's way": rlds(decode_first=False),
+    "dlimp": dlimp,
     "LeRobot video": lerobot("video"),
     "LeRobot image": lerobot("image"),
 }
@@ -529,7 +582,7 @@ def prepare_rlds(folder: Path) -> None:
     import fogx as fox
 
     fox.config(progress=False)
-    if not (folder / "rlds").exists():  # two readers share it
+    if not (folder / "rlds").exists():  # several readers share it
         fox.Dataset(folder / "root").export(format="rtx", path=folder / "rlds", name="frames")
 
 
@@ -565,6 +618,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "Lance": prepare_lance,
     "RLDS": prepare_rlds,
     "RLDS, Octo's way": prepare_rlds,
+    "dlimp": prepare_rlds,
     "LeRobot video": lambda folder: prepare_lerobot(folder, "video"),
     "LeRobot image": lambda folder: prepare_lerobot(folder, "image"),
 }
@@ -572,7 +626,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
 
 def measured(reader: str, case: Case, folder: Path, workers: int, seconds: float) -> dict[str, Any]:
     """Read batches for some seconds, and return what an item took."""
-    if not reader.startswith("RLDS"):
+    if not reader.startswith(("RLDS", "dlimp")):
         import torch
 
         torch.set_num_threads(1)
