@@ -751,6 +751,7 @@ class Dataset:
                 `action_is_pad`, `task`, `timestamp`, `frame_index`, `episode_index`, `index`).
             where: Where items may stand; windows may reach beyond it. The label of segments (see `annotate`), or an expression over
                 the columns of steps, as in `pl.col("reward") > 0`, which is evaluated once, here, and reads only what it names.
+                With `level="episode"` items have those steps, and episodes that have none are left out.
             every: Keeps each n-th item of an episode.
             align: Makes the steps anew, as in `get_step_data`: once here, to count them, and once for the cache.
             pad: What stands past the ends of an episode: `"edge"` repeats its first or last step, `"zero"` gives zeros and empty

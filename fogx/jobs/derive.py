@@ -66,8 +66,9 @@ def derive(
     """Make frames in another size and return the ids of the episodes that got some; see `Dataset.derive`."""
     size = checked_size(image_size)
     quality = config().jpeg_quality if quality is None else quality
-    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+    if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)) or not 1 <= quality <= 100:
         raise SelectionError(f"quality={quality!r}: give a whole number from 1 to 100, or nothing for fox.config().jpeg_quality.")
+    quality = int(quality)
     asked = listed_features(features)
     located = locate(chosen, ("frames", "derived"))
     wanted = None if asked is None else _checked(asked, located)

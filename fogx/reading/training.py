@@ -126,6 +126,9 @@ def training_data(
     else:
         mask = None if where is None else _mask(chosen, where, names, int(episodes.num_steps.sum()), align)
     anchors = _anchors(chosen, episodes, spans, level, every, mask, pad == "drop", align)
+    if level == "episode" and mask is not None:
+        some = np.flatnonzero(anchors.counts)
+        episodes, anchors = episodes.at(some), replace(anchors, counts=anchors.counts[some], first=anchors.first[some])
     size = None if image_size is None else checked_size(image_size)
     index = TrainingIndex(
         episodes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,11 @@ class EpisodeColumns(Handed):
 
     def __len__(self) -> int:
         return len(self.num_steps)
+
+    def at(self, rows: np.ndarray) -> EpisodeColumns:
+        """Return the `(K,)` episodes at positions."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
+        return replace(self, ids=self.ids.take(pa.array(rows)), **arrays)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -69,18 +69,19 @@ class TimeWindow:
 Window = StepWindow | TimeWindow
 
 
-def steps(start: int | Sequence[int], stop: int | None = None, stride: int = 1) -> StepWindow:
+def steps(start: int | Sequence[int] | np.ndarray, stop: int | None = None, stride: int = 1) -> StepWindow:
     """Return a window that counts in steps, relative to the step of the item.
 
     Args:
         start: First step: `fox.steps(0, 16)` are 16 steps from the item's own on, `fox.steps(-1, 1)` the one before and the item's
-            own. Or a list of steps: `fox.steps([-15, -7, 0])`.
+            own. Or a list or array of steps: `fox.steps([-15, -7, 0])`.
         stop: One past the last step.
         stride: Distance of one step to the next, from 1.
 
     Raises:
         SelectionError: Not whole numbers, or a window of no steps.
     """
+    start = start.tolist() if isinstance(start, np.ndarray) else start
     if isinstance(start, Sequence) and not isinstance(start, str):
         if stop is not None or stride != 1:
             raise SelectionError("fox.steps takes a list of steps, or start, stop and stride; not both.")
@@ -122,6 +123,7 @@ def as_window(value: object, name: str) -> Window:
     """
     if isinstance(value, (StepWindow, TimeWindow)):
         return value
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(value, Sequence) and not isinstance(value, str) and all(_is_number(item) for item in value):
         return TimeWindow(tuple(float(item) for item in _counted(value, "times")))
     raise SelectionError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -181,6 +182,20 @@ def test_whole_episodes_are_batched_with_padding(unlike) -> None:
     assert batch["is_pad"].tolist() == [[False, False, True, True], [True] * 4, [False] * 4]
     assert batch["count"].tolist() == [[0, 2, 0, 0], [0] * 4, [300, 302, 304, 306]]
     assert [len(words) for words in batch["language_instruction"]] == [2, 0, 4]
+
+
+@pytest.mark.parametrize(
+    "keep", [lambda count: count % 100 >= 2, lambda count: count < 0, lambda count: count >= 0, lambda count: count == 303]
+)
+def test_whole_episodes_without_a_chosen_step_are_left_out(unlike, keep) -> None:
+    items = unlike.as_pytorch_dataset(features=["action", "count"], level="episode", where=keep(pl.col("count")))
+    kept = [(view, np.flatnonzero(keep(view["count"]))) for view in unlike.episodes if len(view)]
+    kept = [(view, steps) for view, steps in kept if len(steps)]
+    assert [item["episode_id"] for item in items] == [view.episode_id for view, _ in kept]
+    for item, (view, steps) in zip(items, kept, strict=True):
+        assert item["step_index"].tolist() == steps.tolist()
+        assert item["count"].tolist() == view["count"][steps].tolist()
+        assert torch.equal(item["action"], torch.from_numpy(view["action"][steps].astype(np.float32)))
 
 
 def test_windows_cover_each_step_once(unlike) -> None:

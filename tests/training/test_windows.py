@@ -16,6 +16,8 @@ def test_windows_are_half_open() -> None:
     assert fox.steps(0, 3).offsets == (0, 1, 2)
     assert fox.steps(-4, 1, 2).offsets == (-4, -2, 0)
     assert fox.steps([-15, -7, 0]).offsets == (-15, -7, 0)
+    assert fox.steps(np.arange(3)) == fox.steps(0, 3)
+    assert as_window(np.array([-0.1, 0]), "x") == as_window([-0.1, 0], "x")
     assert fox.seconds(-0.2, 0.1, hz=10).offsets_s == pytest.approx((-0.2, -0.1, 0.0))
     assert len(fox.seconds(0, 0.3, hz=10)) == 3
     assert as_window([-0.1, 0], "x") == TimeWindow((-0.1, 0.0))
@@ -31,6 +33,7 @@ def test_windows_are_half_open() -> None:
         (lambda: fox.steps(0, 4, 0), "a stride is a whole number from 1"),
         (lambda: fox.steps([0, True]), "found True"),
         (lambda: fox.steps([0, 1], 2), "not both"),
+        (lambda: fox.steps(np.zeros((2, 2), np.int64)), r"whole numbers of steps, found \[0, 0\]"),
         (lambda: fox.seconds(0, 1, hz=0), "hz is over 0"),
         (lambda: fox.seconds(0, float("nan"), hz=1), "all are numbers"),
         (lambda: fox.seconds(1, 0, hz=5), "1 to 100000 times, this one has 0"),
