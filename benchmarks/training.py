@@ -8,7 +8,7 @@
     python benchmarks/training.py --episodes 100000    # instead: time to the first batch, cold and warm, and memory of a worker
 
 Each reader runs in a process of its own, rounds are interleaved, and medians are shown. `--lerobot` names the Python of a venv with
-lerobot 0.4.4, `--peers` one with webdataset and pylance; without them those are left out, and it is said. Tables go to stdout,
+lerobot 0.4.4, `--peers` one with webdataset and pylance; dlimp is imported here. What is not there is left out, and it is said. Tables go to stdout,
 progress to stderr.
 """
 
