@@ -1,5 +1,6 @@
 """Resizing: the same pixels with PyTorch and without, and Pillow's to within rounding."""
 
+import os
 import subprocess
 import sys
 
@@ -41,7 +42,8 @@ def test_pillow_gives_nearly_the_same(height, width, size):
 def test_usual_sizes(before, size):
     pixels = picture(*before, 3)
     assert np.array_equal(smoothed(pixels, size), by_definition(pixels, size))
-    assert resize._way(pixels.shape, size, torch).func is resize._by_torch
+    has_avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    assert (resize._way(pixels.shape, size, torch) is not by_definition) == has_avx
 
 
 @given(height=SIDES, width=SIDES, size=st.tuples(SIDES, SIDES), value=st.integers(0, 255))
@@ -83,3 +85,26 @@ assert np.array_equal(resized(pixels, (22, 24), smooth=True), small)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # These very pixels, on every machine and with every version.
     assert run.stdout.split() == ["2354824196"]
+
+
+def test_a_process_that_is_forked_after_a_resize_can_resize_on_a_processor_without_avx():
+    code = """
+import os, signal
+import numpy as np
+import torch
+from fogx.training.resize import by_definition, smoothed
+assert not torch.backends.cpu.get_cpu_capability().startswith("AVX")
+torch.set_num_threads(2)
+pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+before = len(os.listdir("/proc/self/task"))
+wanted = smoothed(pixels, (224, 224))
+assert len(os.listdir("/proc/self/task")) == before
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if np.array_equal(smoothed(pixels, (224, 224)), wanted) else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert np.array_equal(wanted, by_definition(pixels, (224, 224)))
+"""
+    without = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=without, check=True)
