@@ -82,7 +82,8 @@ class Loader:
         pin_memory: As in `torch.utils.data.DataLoader`, as are the arguments that follow.
         persistent_workers: Keep the workers from one epoch to the next; `None` does.
         multiprocessing_context: `"fork"`, `"spawn"`, `"forkserver"`.
-        prefetch_factor: Batches that each worker, or without workers this process, reads ahead; `None` for 2.
+        prefetch_factor: Batches that each worker, from 1, or without workers this process, from 0, reads ahead; `None` for 2. They are
+            in memory together, which for whole episodes with cameras may be much.
         worker_init_fn: Called in each worker with its number.
 
     Raises:
@@ -115,7 +116,7 @@ class Loader:
         self.drop_last = drop_last
         self._place = None if rank is None or world_size is None else (rank, world_size)
         self._cursor = Cursor(order, seed)
-        most = _AHEAD if prefetch_factor is None else whole_number("prefetch_factor", prefetch_factor, 0)
+        most = _AHEAD if prefetch_factor is None else whole_number("prefetch_factor", prefetch_factor, min(self.num_workers, 1))
         is_ahead = not self.num_workers and most > 0 and getattr(dataset, "reads_ahead", False)
         ahead = ReadAhead(dataset, most) if is_ahead else None
         read: Any = ahead or dataset

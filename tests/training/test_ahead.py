@@ -78,6 +78,8 @@ def test_nothing_is_ahead_where_that_is_asked_for_or_gains_nothing():
     assert numbers.begun == [[0, 1]]
     with pytest.raises(SelectionError, match="prefetch_factor=-1: allowed is a whole number from 0"):
         Loader(numbers, InOrder(20), 2, prefetch_factor=-1)
+    with pytest.raises(SelectionError, match="prefetch_factor=0: allowed is a whole number from 1"):
+        Loader(numbers, InOrder(20), 2, 1, prefetch_factor=0)
 
 
 def test_what_nobody_takes_is_given_up():
