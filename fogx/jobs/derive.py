@@ -79,7 +79,7 @@ def derive(
     ]
     work.sort(key=lambda one: one.member.episode_id)
     if sum(one.num_bytes for one in work) >= _MANY_BYTES:
-        with suppress(ImportError):  # where it is there, pictures are resized by it, in a tenth of the time
+        with suppress(ImportError, OSError):  # where it is there and whole, pictures are resized by it, in a tenth of the time
             import torch  # noqa: F401
     done: set[str] = set()
     try:

@@ -387,3 +387,18 @@ assert len(fox.Dataset({str(tmp_path / "root")!r}).derive(image_size=(8, 8))) ==
 assert ("torch" in sys.modules) == {many}
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_a_pytorch_that_cannot_be_loaded_is_done_without(tmp_path):
+    record(fox.Dataset(tmp_path / "root", features=FEATURES), 0, 2, sorted(FEATURES), 1)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch.py").write_text("raise OSError('libtorch.so: cannot open shared object file')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "broken")!r})
+import fogx as fox
+from fogx.jobs import derive
+derive._MANY_BYTES = 1
+assert len(fox.Dataset({str(tmp_path / "root")!r}).derive(image_size=(8, 8))) == 1
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
