@@ -193,7 +193,7 @@ class Mixture:
 
         Args:
             batch_size: Items of a batch of one rank.
-            num_workers: Processes that read ahead.
+            num_workers: Processes that read ahead. Without any, threads of this process do, where a source gains by it.
             seed: From 0.
             options: See `fogx.training.loader.Loader`.
 

@@ -1,7 +1,7 @@
 """From what a robot sees, step by step, to the batch that a policy was trained on, and from its answer to actions.
 
-Needs numpy and Pillow: no dataset, nothing that reads one, and not torch. Where torch is loaded it resizes pictures, to the same pixels in
-a tenth of the time.
+Needs numpy and Pillow: no dataset, nothing that reads one, and not torch. Where torch is loaded, and the processor has AVX2, it resizes
+pictures, to the same pixels in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -232,7 +232,8 @@ class Online:
     def load(cls, path: str | os.PathLike[str], *, transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Online:
         """Read what `save` wrote. Imports numpy and Pillow and nothing else; with a transform torch.
 
-        Without torch a picture of 640×480 is resized to 224×224 in 4 ms, in a program that has imported it in 0.3, to the same pixels.
+        Without torch a picture of 640×480 is resized to 224×224 in 4 ms, in a program that has imported it in 0.3 where the
+        processor has AVX2, to the same pixels.
 
         Args:
             path: The file.
