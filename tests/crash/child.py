@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import hashlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -37,12 +39,14 @@ class Run:
         killed: Whether it was killed.
         done: Steps that were acknowledged.
         points: Points that it passed.
+        states: What was on disk at each of them, as a digest, where it was to look.
         errors: (type, text) of each error that a step raised before it was done.
     """
 
     killed: bool
     done: int
     points: int
+    states: list[str]
     errors: list[tuple[str, str]]
 
 
@@ -66,6 +70,7 @@ class Forge:
         job: str,
         *,
         kill_at: int = 0,
+        look: bool = False,
         kill_after_s: float | None = None,
         inject: Sequence[str] = (),
         file_size: int | None = None,
@@ -79,6 +84,7 @@ class Forge:
             root: The dataset.
             job: Name of the job.
             kill_at: Kill it before the n-th point where something is written; 0 counts them.
+            look: Whether to look at the disk at each point.
             kill_after_s: Kill it after so long.
             inject: Arguments of strace, which tampers with system calls.
             file_size: Files cannot grow past so many bytes.
@@ -86,8 +92,8 @@ class Forge:
             fault: A path that is removed when faults are to be over.
             tries: How often a step is tried. Before the last try `file_size` and `fault` are over.
         """
-        order = {"root": str(root), "job": job, "kill_at": kill_at, "file_size": file_size, "user": user, "fault": fault}
-        order |= {"tries": tries, "wait": bool(inject)}
+        order = {"root": str(root), "job": job, "kill_at": kill_at, "look": look, "file_size": file_size, "user": user}
+        order |= {"fault": fault, "tries": tries, "wait": bool(inject)}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(order), file=self._process.stdin, flush=True)
@@ -98,7 +104,7 @@ class Forge:
                 tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
                 stack.callback(tracer.wait, 60)
             if kill_after_s is not None:
-                time.sleep(kill_after_s)
+                select.select([self._process.stdout], [], [], kill_after_s)  # or until it is done
                 with contextlib.suppress(ProcessLookupError):  # it was done before
                     os.kill(child, signal.SIGKILL)
             answer = json.loads(self._process.stdout.readline())
@@ -109,6 +115,7 @@ class Forge:
             killed=os.WIFSIGNALED(status),
             done=sum("done" in line for line in said),
             points=max([line["points"] for line in said if "points" in line], default=0),
+            states=next((line["states"] for line in said if "states" in line), []),
             errors=[(line["error"], line["text"]) for line in said if "error" in line],
         )
 
@@ -137,8 +144,8 @@ def do(root: str, job: str, tries: int = 1, over: Callable[[], None] = lambda: N
         say({"done": f"{job} {number}"})
 
 
-def _guard(kill_at: int) -> Callable[[], int]:
-    """Kill this process before the n-th call that changes something on disk; return a count of them."""
+def _guard(kill_at: int, look: Callable[[], None] = lambda: None) -> Callable[[], int]:
+    """Kill this process before the n-th call that changes something on disk, look before each; return a count of them."""
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
     from deltalake.table import TableAlterer
@@ -155,6 +162,7 @@ def _guard(kill_at: int) -> Callable[[], int]:
             count += 1
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
+            look()
             return real(*args, **kwargs)
 
         setattr(owner, name, guarded)
@@ -172,9 +180,20 @@ def _guard(kill_at: int) -> Callable[[], int]:
     return lambda: count
 
 
+def _digest(root: str) -> str:
+    """Tell a dataset, and what was acknowledged beside it, from all others."""
+    content = hashlib.sha256()
+    for path in sorted([Path(f"{root}.said"), *Path(root).rglob("*")]):
+        data = path.read_bytes() if path.is_file() else b""
+        content.update(f"{path} {path.exists()} {path.is_dir()} {len(data)}\n".encode() + data)
+    return content.hexdigest()
+
+
 def _child(order: dict[str, Any], out: int) -> None:
     os.dup2(out, 1)
-    count = _guard(order["kill_at"])
+    states: list[str] = []
+    look = (lambda: states.append(_digest(order["root"]))) if order["look"] else (lambda: None)
+    count = _guard(order["kill_at"], look)
     if order["wait"]:
         ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: strace may attach
         late = time.monotonic() + 30
@@ -192,7 +211,7 @@ def _child(order: dict[str, Any], out: int) -> None:
             os.unlink(order["fault"])
 
     do(order["root"], order["job"], order["tries"], over)
-    say({"points": count()})
+    say({"points": count(), "states": states.copy()})
 
 
 def _relay(root: str, job: str, kill_at: int, then: str) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import fogx as fox
 from fogx.reading.episodes import Located, decoder, locate, read_derived
 from fogx.recording import frames
+from fogx.storage.log import delta
 from fogx.storage.log.versions import oldest_kept
 from fogx.storage.tables.derived import source_of
 from tests.ageing import make_older
@@ -114,6 +115,7 @@ def record_sealed(number: int) -> Step:
 def record_on_and_on(dataset: fox.Dataset) -> None:
     """Record episodes of images, numbers and texts until somebody puts an end to it."""
     frames.SEAL_BYTES = 20_000
+    delta.UPKEEP_EVERY = 5
     for number in itertools.count():
         episode = dataset.new_episode({"made": number}, align=fox.Align(reference="joint"))
         length = 5 + number * 37 % 120
@@ -193,8 +195,10 @@ def vacuum(dataset: fox.Dataset) -> None:
 
 
 def until_upkeep(dataset: fox.Dataset) -> None:
-    while dataset.version is None or dataset.version < 19:
-        record(100 + len(dataset), camera=False)(dataset)
+    for number in range(100, 106):  # more files than are left unmerged
+        record(number, camera=False)(dataset)
+    while dataset.refresh().version < 19:
+        tag(105, number=dataset.version)(dataset)
 
 
 THREE = (record(0), record(1), record(2))

@@ -20,6 +20,8 @@ from tests.crash.jobs import JOBS, facts
 
 fox.config(progress=False)
 
+pytestmark = pytest.mark.xdist_group("power")  # else each process of pytest-xdist traces all jobs
+
 
 @pytest.fixture(scope="session")
 def traced(tmp_path_factory, reference, strace):
