@@ -11,7 +11,9 @@ import pytest
 import fogx as fox
 from fogx.errors import EpisodeNotFoundError
 
-SPAWN = multiprocessing.get_context("spawn")
+# The server imports and uses nothing; a process forked from it starts in a tenth of the time of a new one.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["pytest", "deltalake", "pandas", "pyarrow.dataset", "fogx.dataset"])
 STEPS = 3
 
 
@@ -114,10 +116,10 @@ def _together(tmp_path, writers, count, others):
     """Let writers record `count` episodes each beside others; return the dataset, and what each process noted, by its name."""
     root, notes = tmp_path / "root", tmp_path / "notes"
     notes.mkdir()
-    start, stop = SPAWN.Barrier(writers + len(others)), SPAWN.Event()
+    start, stop = FRESH.Barrier(writers + len(others)), FRESH.Event()
 
     def process(name, target, *arguments):
-        return SPAWN.Process(target=target, args=(root, notes / f"{name}.jsonl", start, *arguments), daemon=True)
+        return FRESH.Process(target=target, args=(root, notes / f"{name}.jsonl", start, *arguments), daemon=True)
 
     recording = [process(f"writer{n}", _writer, n, count) for n in range(writers)]
     beside = [process(name, target, stop, *more) for name, (target, *more) in others.items()]
@@ -185,9 +187,9 @@ def _add_key(path, start, key):
 
 
 def test_eight_processes_that_each_add_a_key(tmp_path):
-    start = SPAWN.Barrier(8)
-    processes = [SPAWN.Process(target=_add_key, args=(tmp_path / "root", start, key), daemon=True) for key in range(8)]
-    _run(processes, SPAWN.Event(), processes)
+    start = FRESH.Barrier(8)
+    processes = [FRESH.Process(target=_add_key, args=(tmp_path / "root", start, key), daemon=True) for key in range(8)]
+    _run(processes, FRESH.Event(), processes)
     info = fox.Dataset(tmp_path / "root").get_episode_info()
     assert len(info) == 8
     for key in range(8):
