@@ -17,6 +17,12 @@ plain_puts_only = pytest.mark.skipif(bool(REAL), reason="Ceph 16 knows If-None-M
 WRITERS = 16
 
 
+def test_tests_of_one_group_run_in_one_process(request):
+    """Else each process would start a server: with some versions of pytest, groups of pytest-xdist have no effect."""
+    if request.config.getoption("loadgroup", False):
+        assert request.node.nodeid.endswith("@s3")
+
+
 def _code(call):
     """Return the HTTP status of a call through boto3, or `None` where no answer came."""
     try:
