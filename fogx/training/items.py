@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -311,8 +312,9 @@ class _Frames:
         owners = rows.owner[cells // (steps.size // max(1, len(steps)))]
         order = np.lexsort((places["offset"], places["file"], owners))
         moved = np.any([np.diff(part[order]) != 0 for part in (places["offset"], places["file"], owners)], axis=0)
-        first = np.r_[True, moved] if len(order) else np.zeros(0, bool)
-        groups = np.split(cells[order], np.flatnonzero(first)[1:]) if len(order) else []
+        first = np.flatnonzero(np.r_[True, moved]) if len(order) else np.zeros(0, np.int64)
+        sorted_cells, bounds = cells[order].tolist(), [*first.tolist(), len(order)]
+        groups = [sorted_cells[start:stop] for start, stop in itertools.pairwise(bounds)]
         self._wanted.append(_Wanted(key, name, steps.shape, places[order][first], owners[order][first], groups))
 
     def fill(self, batch: Batch) -> None:
@@ -325,30 +327,34 @@ class _Frames:
     def _blobs(self) -> list[bytes]:
         """Return the bytes of all frames wanted, one feature after the other, each checked."""
         index, rows = self._index, self._rows
-        by_store: dict[int, list[tuple[int, str, np.void]]] = {}
+        held = [(block.texts, int(index.episodes.store[rows.episodes[run[0]]])) for block, run in rows.runs]
+        by_store: dict[int, list[_Piece]] = {}
         names: list[str] = []
         for wanted in self._wanted:
             stored = index.stored[wanted.name]
-            for place, owner in zip(wanted.places, wanted.owners.tolist(), strict=True):
-                block, run = rows.runs[owner]
-                store = int(index.episodes.store[rows.episodes[run[0]]])
-                by_store.setdefault(store, []).append((len(names), block.texts[stored][place["file"]], place))
+            columns = [wanted.places[part].tolist() for part in ("file", "offset", "length", "crc32c")]
+            for owner, file, *place in zip(wanted.owners.tolist(), *columns, strict=True):
+                texts, store = held[owner]
+                by_store.setdefault(store, []).append(_Piece(len(names), texts[stored][file], *place))
                 names.append(stored)
         result = [b""] * len(names)
-        for store, found in by_store.items():
-            near = [entry for entry in found if entry[2]["offset"] >= 0]
-            files = {pointer: number for number, pointer in enumerate(dict.fromkeys(pointer for _, pointer, _ in near))}
-            places = np.array([place for _, _, place in near], FRAME)
-            numbers = np.array([files[pointer] for _, pointer, _ in near], np.int64)
-            read = self._ranges[store].read(list(files), numbers, places["offset"], places["length"].astype(np.int64))
-            for (position, pointer, place), blob in zip(near, read, strict=True):
-                if google_crc32c.value(blob) != place["crc32c"]:
+        for store, pieces in by_store.items():
+            near = [piece for piece in pieces if piece.offset >= 0]
+            files = {pointer: number for number, pointer in enumerate(dict.fromkeys(piece.pointer for piece in near))}
+            read = self._ranges[store].read(
+                list(files),
+                np.array([files[piece.pointer] for piece in near], np.int64),
+                np.array([piece.offset for piece in near], np.int64),
+                np.array([piece.length for piece in near], np.int64),
+            )
+            for piece, blob in zip(near, read, strict=True):
+                if google_crc32c.value(blob) != piece.crc32c:
                     root = index.episodes.stores[store].root
-                    raise CorruptDataError(f"{root}: {pointer}: a frame of {names[position]!r} fails its checksum.")
-                result[position] = blob
-            for position, pointer, place in found:
-                if place["offset"] < 0:
-                    result[position] = _through_parquet(index.episodes.stores[store], names[position], pointer, place)
+                    raise CorruptDataError(f"{root}: {piece.pointer}: a frame of {names[piece.position]!r} fails its checksum.")
+                result[piece.position] = blob
+            for piece in pieces:
+                if piece.offset < 0:
+                    result[piece.position] = _through_parquet(index.episodes.stores[store], names[piece.position], piece)
         return result
 
     def _decoded(self, wanted: _Wanted, blobs: Sequence[bytes]) -> np.ndarray:
@@ -365,11 +371,13 @@ class _Frames:
             result = object_array([nothing(feature, self._spec.dtype, size)] * count)
         smooth = is_smooth(wanted.name, feature)
         is_derived = self._is_derived(wanted).tolist()
+        width = count // max(1, len(self._rows.episodes))
+        schemas = self._index.episodes.schema[self._rows.episodes].tolist()
+        codecs = {schema: self._codec(wanted.name, schema) for schema in {schemas[first // width] for first, *_ in wanted.groups}}
 
         def decode(part: slice) -> None:
-            for blob, cells, derived in zip(blobs[part], wanted.groups[part], is_derived[part], strict=True):
-                first, *others = cells.tolist()
-                own, codec = self._codec(wanted.name, first // (count // len(self._rows.episodes)))
+            for blob, (first, *others), derived in zip(blobs[part], wanted.groups[part], is_derived[part], strict=True):
+                own, codec = codecs[schemas[first // width]]
                 if derived:
                     own = in_size(own, self._index.sizes[wanted.name])
                 if regular and shape == (own.shape or ()) and hasattr(codec, "decode_into"):
@@ -400,9 +408,8 @@ class _Frames:
                 result[mine] = block.arrays[key][wanted.places["file"][mine]]
         return result
 
-    def _codec(self, name: str, row: int) -> tuple[Feature, Codec]:
-        found = self._index.episodes
-        own = found.schemas[int(found.schema[self._rows.episodes[row]])][self._index.stored[name]]
+    def _codec(self, name: str, schema: int) -> tuple[Feature, Codec]:
+        own = self._index.episodes.schemas[schema][self._index.stored[name]]
         return own, registry.get("codecs", str(own.encoding))
 
 
@@ -424,7 +431,17 @@ class _Wanted:
     shape: tuple[int, ...]
     places: np.ndarray
     owners: np.ndarray
-    groups: Sequence[np.ndarray]
+    groups: Sequence[Sequence[int]]
+
+
+class _Piece(NamedTuple):
+    """Where the bytes of a frame are, and its position among all that are wanted; see `FRAME`."""
+
+    position: int
+    pointer: str
+    offset: int
+    length: int
+    crc32c: int
 
 
 def _worded(arrays: Mapping[str, np.ndarray], name: str, feature: Feature, codes: np.ndarray) -> np.ndarray:
@@ -437,8 +454,8 @@ def _worded(arrays: Mapping[str, np.ndarray], name: str, feature: Feature, codes
     return result
 
 
-def _through_parquet(store: Store, name: str, pointer: str, place: np.void) -> bytes:
-    number = -1 - int(place["offset"])
-    lengths, checksums = np.array([place["length"]], np.int32), np.array([place["crc32c"]], np.uint32)
-    slow = FramesPlace(name, pointer, number >> 31, number & ((1 << 31) - 1), 0, -1, lengths, checksums)
+def _through_parquet(store: Store, name: str, piece: _Piece) -> bytes:
+    number = -1 - piece.offset
+    lengths, checksums = np.array([piece.length], np.int32), np.array([piece.crc32c], np.uint32)
+    slow = FramesPlace(name, piece.pointer, number >> 31, number & ((1 << 31) - 1), 0, -1, lengths, checksums)
     return read_frames(store, [slow], np.zeros(1, np.int64))[0]

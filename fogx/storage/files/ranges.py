@@ -16,12 +16,10 @@ from fogx.storage.files.store import Store
 _OPEN_FILES = 64
 """Files that one reader keeps open."""
 
-_GAP_BYTES = 8 << 10
-"""Local ranges so near are read by one call: reading what lies between costs less than another call."""
-_REMOTE_GAP_BYTES = 256 << 10
-"""Remote ranges so near are read by one request, which costs as much as a megabyte or so."""
-_MOST_BYTES = 8 << 20
-"""… but no more than this together."""
+_GAP_BYTES, _MOST_BYTES = 1 << 10, 4 << 10
+"""Local ranges so near are read by one call, up to so much together: to take large ones apart again costs more than another call."""
+_REMOTE_GAP_BYTES, _REMOTE_MOST_BYTES = 256 << 10, 8 << 20
+"""The same of remote ones: a request costs as much as a megabyte or so."""
 
 
 class _Handle:
@@ -64,8 +62,8 @@ class RangeReader:
         order = np.lexsort((starts, file))
         file, starts = file[order], starts[order]
         stops = starts + lengths[order]
-        gap = _GAP_BYTES if self._store.is_local else _REMOTE_GAP_BYTES
-        runs = _runs(file.tolist(), starts.tolist(), stops.tolist(), gap)
+        near = (_GAP_BYTES, _MOST_BYTES) if self._store.is_local else (_REMOTE_GAP_BYTES, _REMOTE_MOST_BYTES)
+        runs = _runs(file.tolist(), starts.tolist(), stops.tolist(), *near)
         if self._store.is_local:
             data = [self._pread(files[number], start, stop) for number, start, stop, _ in runs]
         else:
@@ -104,13 +102,13 @@ class RangeReader:
         return found
 
 
-def _runs(file: list[int], starts: list[int], stops: list[int], gap: int) -> list[tuple[int, int, int, int]]:
+def _runs(file: list[int], starts: list[int], stops: list[int], gap: int, most: int) -> list[tuple[int, int, int, int]]:
     """Return (file, first byte, one past the last byte, ranges) of what is read together; the ranges are in order."""
     runs: list[tuple[int, int, int, int]] = []
     for number, start, stop in zip(file, starts, stops, strict=True):
         if runs:
             last, first, end, count = runs[-1]
-            if last == number and start <= end + gap and stop - first <= _MOST_BYTES:
+            if last == number and start <= end + gap and stop - first <= most:
                 runs[-1] = last, first, max(end, stop), count + 1
                 continue
         runs.append((number, start, stop, 1))
