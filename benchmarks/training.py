@@ -205,8 +205,15 @@ def compared(case: str, scratch: Path, given: argparse.Namespace, pythons: dict[
                 if given.cold or given.memory:
                     forget(scratch)
                 group: AbstractContextManager[list[str]] = limited(given.memory) if given.memory else nullcontext([])
-                with group as before:
-                    one = _called(*before, python, CASES_FILE, reader, case, str(folder), str(workers), str(given.seconds))
+                arguments = (reader, case, str(folder), str(workers), str(given.seconds))
+                try:
+                    with group as before:
+                        one = _called(*before, python, CASES_FILE, *arguments)
+                except SystemExit as failure:
+                    if not given.memory or "illed" not in str(failure):
+                        raise
+                    print(f"{case}, {workers} workers: {reader} was killed, as it does not live in so much memory", flush=True)
+                    continue
                 results.setdefault((reader, workers), []).append(one)
                 said = f"round {turn + 1} of {given.rounds}: {case}, {workers} workers, {reader} {one['rate']:,.0f} items/s"
                 print(said, file=sys.stderr, flush=True)
