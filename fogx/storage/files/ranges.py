@@ -18,6 +18,8 @@ _OPEN_FILES = 64
 
 _GAP_BYTES, _MOST_BYTES = 1 << 10, 4 << 10
 """Local ranges so near are read by one call, up to so much together: to take large ones apart again costs more than another call."""
+_ANNOUNCED_GAP_BYTES = 8 << 10
+"""Local ranges so near are announced to the disk together."""
 _REMOTE_GAP_BYTES, _REMOTE_MOST_BYTES = 256 << 10, 8 << 20
 """The same of remote ones: a request costs as much as a megabyte or so."""
 
@@ -65,6 +67,7 @@ class RangeReader:
         near = (_GAP_BYTES, _MOST_BYTES) if self._store.is_local else (_REMOTE_GAP_BYTES, _REMOTE_MOST_BYTES)
         runs = _runs(file.tolist(), starts.tolist(), stops.tolist(), *near)
         if self._store.is_local:
+            self._announce(files, _runs(file.tolist(), starts.tolist(), stops.tolist(), _ANNOUNCED_GAP_BYTES, _REMOTE_MOST_BYTES))
             data = [self._pread(files[number], start, stop) for number, start, stop, _ in runs]
         else:
             data = self._store.read_pieces([(files[number], start, stop) for number, start, stop, _ in runs])
@@ -76,6 +79,14 @@ class RangeReader:
                 result[order[position]] = whole if count == 1 else whole[start:stop]
             at += count
         return result
+
+    def _announce(self, files: Sequence[str], runs: Sequence[tuple[int, int, int, int]]) -> None:
+        """Let the disk begin to read all at once what is not in memory, and no more: reads one after the other look like a stream."""
+        if hasattr(os, "posix_fadvise"):
+            for number, start, stop, _ in runs:
+                handle = self._handle(files[number])
+                with suppress(OSError):  # where it cannot be, reading says why
+                    os.posix_fadvise(handle.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def _pread(self, pointer: str, start: int, stop: int) -> bytes:
         handle = self._handle(pointer)
