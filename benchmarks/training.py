@@ -210,7 +210,7 @@ def compared(case: str, scratch: Path, given: argparse.Namespace, pythons: dict[
                     with group as before:
                         one = _called(*before, python, CASES_FILE, *arguments)
                 except SystemExit as failure:
-                    if not given.memory or "illed" not in str(failure):
+                    if not given.memory or "killed" not in str(failure).lower():
                         raise
                     print(f"{case}, {workers} workers: {reader} was killed, as it does not live in so much memory", flush=True)
                     continue

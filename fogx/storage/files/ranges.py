@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,8 +19,8 @@ _OPEN_FILES = 64
 
 _GAP_BYTES, _MOST_BYTES = 1 << 10, 4 << 10
 """Local ranges so near are read by one call, up to so much together: to take large ones apart again costs more than another call."""
-_ANNOUNCED_GAP_BYTES = 8 << 10
-"""Local ranges so near are announced to the disk together."""
+_ANNOUNCED_GAP_BYTES, _ANNOUNCED_MOST_BYTES = 8 << 10, 8 << 20
+"""Local ranges so near are announced to the disk together, up to so much."""
 _REMOTE_GAP_BYTES, _REMOTE_MOST_BYTES = 256 << 10, 8 << 20
 """The same of remote ones: a request costs as much as a megabyte or so."""
 
@@ -62,22 +63,19 @@ class RangeReader:
             CorruptDataError: A file is gone, or shorter than a range.
         """
         order = np.lexsort((starts, file))
-        file, starts = file[order], starts[order]
-        stops = starts + lengths[order]
-        near = (_GAP_BYTES, _MOST_BYTES) if self._store.is_local else (_REMOTE_GAP_BYTES, _REMOTE_MOST_BYTES)
-        runs = _runs(file.tolist(), starts.tolist(), stops.tolist(), *near)
+        ranges = file[order].tolist(), starts[order].tolist(), (starts + lengths)[order].tolist()
         if self._store.is_local:
-            self._announce(files, _runs(file.tolist(), starts.tolist(), stops.tolist(), _ANNOUNCED_GAP_BYTES, _REMOTE_MOST_BYTES))
+            self._announce(files, _runs(*ranges, _ANNOUNCED_GAP_BYTES, _ANNOUNCED_MOST_BYTES))
+            runs = _runs(*ranges, _GAP_BYTES, _MOST_BYTES)
             data = [self._pread(files[number], start, stop) for number, start, stop, _ in runs]
         else:
+            runs = _runs(*ranges, _REMOTE_GAP_BYTES, _REMOTE_MOST_BYTES)
             data = self._store.read_pieces([(files[number], start, stop) for number, start, stop, _ in runs])
         result = [b""] * len(order)
-        at = 0
+        wanted = zip(order.tolist(), *ranges[1:], strict=True)
         for whole, (_, first, _, count) in zip(data, runs, strict=True):
-            for position in range(at, at + count):
-                start, stop = int(starts[position]) - first, int(stops[position]) - first
-                result[order[position]] = whole if count == 1 else whole[start:stop]
-            at += count
+            for position, start, stop in itertools.islice(wanted, count):
+                result[position] = whole if count == 1 else whole[start - first : stop - first]
         return result
 
     def _announce(self, files: Sequence[str], runs: Sequence[tuple[int, int, int, int]]) -> None:
